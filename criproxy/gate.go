@@ -1,0 +1,28 @@
+package criproxy
+
+import (
+	"context"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Forward sends a request on to the runtime and returns what the runtime
+// answered. An error from the runtime comes back unchanged, status details
+// included, and is meant to be returned unchanged.
+//
+// The request that is forwarded is the message given here, encoded again:
+// what a Gate judged is what the runtime reads, so no second reading of the
+// client's bytes can differ from the first. Fields that the vendored API does
+// not know are kept.
+type Forward[Req, Resp any] func(ctx context.Context, req Req) (Resp, error)
+
+// Gate decides on the calls by which bytes become a process or a mounted image.
+//
+// An implementation must call forward at most once, only for a request whose
+// content it accepts, and must return forward's error unchanged. An error of its own
+// reaches the client as a gRPC status; it should already be one.
+// Methods are called concurrently.
+type Gate interface {
+	PullImage(ctx context.Context, req *runtimeapi.PullImageRequest, forward Forward[*runtimeapi.PullImageRequest, *runtimeapi.PullImageResponse]) (*runtimeapi.PullImageResponse, error)
+	CreateContainer(ctx context.Context, req *runtimeapi.CreateContainerRequest, forward Forward[*runtimeapi.CreateContainerRequest, *runtimeapi.CreateContainerResponse]) (*runtimeapi.CreateContainerResponse, error)
+}
