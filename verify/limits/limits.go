@@ -1,0 +1,117 @@
+// Package limits is the one place that says how much foreign material is looked at.
+//
+// Whatever comes from a registry is written by strangers. Each bound here is a number, a unit and a name; past a
+// bound there is an error of type [*Exceeded] that carries all three, so that a refusal can say which bound was
+// met. Nothing is ever cut to fit: half a manifest that parses would be another manifest, and a list of
+// signatures that stops early could hide the one that matters.
+package limits
+
+import (
+	"fmt"
+	"io"
+	"time"
+)
+
+// RequestTimeout is the longest that one request to a registry may take, its token and its body included.
+const RequestTimeout = 10 * time.Second
+
+// Bound is one named limit.
+type Bound int
+
+// The bounds.
+const (
+	// Manifest is the size of one image manifest, image index or list of referrers.
+	Manifest Bound = iota
+	// Payload is the size of one signature payload or one sigstore bundle.
+	Payload
+	// Material is the size of all payloads and bundles about one digest. Without it a registry could have
+	// 256 payloads of the largest size held in memory for each question.
+	Material
+	// Signatures is how many signatures are looked at for one digest, in either form.
+	Signatures
+	// Referrers is how many referrers of one digest are looked into.
+	Referrers
+	// ReferrerPages is how many pages a list of referrers may have, so that empty pages do not go on forever.
+	ReferrerPages
+	// Redirects is how many redirects one request follows.
+	Redirects
+	// Token is the size of a token service's answer.
+	Token
+	// Parallel is how many requests one question has under way at once. It is a width, never an error.
+	Parallel
+)
+
+var bounds = [...]struct {
+	name, unit string
+	max        int64
+}{
+	Manifest:      {"manifest size", "bytes", 4 << 20},
+	Payload:       {"signature payload size", "bytes", 1 << 20},
+	Material:      {"total signature material", "bytes", 32 << 20},
+	Signatures:    {"number of signatures", "signatures", 128},
+	Referrers:     {"number of referrers", "referrers", 128},
+	ReferrerPages: {"pages of referrers", "pages", 16},
+	Redirects:     {"redirects", "redirects", 5},
+	Token:         {"token answer size", "bytes", 1 << 20},
+	Parallel:      {"requests at once", "requests", 8},
+}
+
+// Max is the largest value that is within the bound.
+func (b Bound) Max() int64 { return bounds[b].max }
+
+// String names the bound as a person should read it in a refusal.
+func (b Bound) String() string { return bounds[b].name }
+
+// Check returns an [*Exceeded] if n is beyond the bound.
+func (b Bound) Check(n int64) error {
+	if n > b.Max() {
+		return &Exceeded{Bound: b}
+	}
+	return nil
+}
+
+// ReadAll reads r to its end. If r holds more than the bound, the error is an [*Exceeded] and no bytes are given.
+func (b Bound) ReadAll(r io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(b.Reader(r))
+	if err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
+// Reader returns a reader of r that fails with an [*Exceeded] at the first byte beyond the bound.
+func (b Bound) Reader(r io.Reader) io.Reader {
+	return &reader{from: r, left: b.Max(), bound: b}
+}
+
+type reader struct {
+	from  io.Reader
+	left  int64
+	bound Bound
+}
+
+// Read asks for one byte more than is left, because only its arrival tells a body that ends exactly at the bound
+// from one that goes on.
+func (r *reader) Read(p []byte) (int, error) {
+	if r.left < 0 {
+		return 0, &Exceeded{Bound: r.bound}
+	}
+	if int64(len(p)) > r.left+1 {
+		p = p[:r.left+1]
+	}
+	n, err := r.from.Read(p)
+	r.left -= int64(n)
+	if r.left < 0 {
+		return n - 1, &Exceeded{Bound: r.bound}
+	}
+	return n, err
+}
+
+// Exceeded is the error for material beyond a bound. Find it with errors.As.
+type Exceeded struct {
+	Bound Bound
+}
+
+func (e *Exceeded) Error() string {
+	return fmt.Sprintf("the bound on %s is exceeded (at most %d %s)", e.Bound, e.Bound.Max(), bounds[e.Bound].unit)
+}

@@ -1,0 +1,78 @@
+package limits_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/cosentry/cosentry/verify/limits"
+)
+
+// zeros is an endless stream.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+func TestReadAllErrsAndNeverTruncates(t *testing.T) {
+	max := limits.Payload.Max()
+	for _, c := range []struct {
+		name string
+		from io.Reader
+		want int64 // -1: exceeded
+	}{
+		{"empty", strings.NewReader(""), 0},
+		{"exactly the bound", bytes.NewReader(make([]byte, max)), max},
+		{"exactly the bound, in single bytes' company", iotest.HalfReader(bytes.NewReader(make([]byte, max))), max},
+		{"exactly the bound, end told with the data", iotest.DataErrReader(bytes.NewReader(make([]byte, max))), max},
+		{"one byte beyond", bytes.NewReader(make([]byte, max+1)), -1},
+		{"one byte beyond, end told with the data", iotest.DataErrReader(bytes.NewReader(make([]byte, max+1))), -1},
+		{"endless", zeros{}, -1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			data, err := limits.Payload.ReadAll(c.from)
+			if c.want >= 0 {
+				if err != nil || int64(len(data)) != c.want {
+					t.Fatalf("got %d bytes, %v; want %d bytes", len(data), err, c.want)
+				}
+				return
+			}
+			var exceeded *limits.Exceeded
+			if !errors.As(err, &exceeded) || exceeded.Bound != limits.Payload {
+				t.Fatalf("got %v, want the payload bound", err)
+			}
+			if data != nil {
+				t.Fatalf("%d bytes were given beside the error", len(data))
+			}
+		})
+	}
+}
+
+func TestReaderKeepsFailing(t *testing.T) {
+	r := limits.Payload.Reader(zeros{})
+	if _, err := io.Copy(io.Discard, r); err == nil {
+		t.Fatal("an endless stream was read to its end")
+	}
+	if n, err := r.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Fatalf("after the bound: %d bytes, %v", n, err)
+	}
+}
+
+func TestReadAllPassesOtherErrors(t *testing.T) {
+	boom := errors.New("boom")
+	if _, err := limits.Manifest.ReadAll(iotest.ErrReader(boom)); !errors.Is(err, boom) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestCheckAndWords(t *testing.T) {
+	if err := limits.Signatures.Check(128); err != nil {
+		t.Errorf("128 signatures: %v", err)
+	}
+	err := limits.Signatures.Check(129)
+	if err == nil || !strings.Contains(err.Error(), "number of signatures") || !strings.Contains(err.Error(), "128") {
+		t.Errorf("129 signatures: %v; want the bound named", err)
+	}
+}
