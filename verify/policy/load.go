@@ -1,0 +1,95 @@
+package policy
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// Load reads the policies of every *.yaml, *.yml and *.json file in a folder,
+// in the order of their names. Subfolders and names that begin with a dot are left out
+// (a mounted ConfigMap keeps its data in one, and links to it); links to files are
+// followed. A folder without policies is a valid set of none.
+//
+// A file that cannot be read is a fault like one that cannot be parsed: a
+// policy that vanished with its file would be one not enforced. An error about
+// the files' content is of type Errors and lists the faults of all of them.
+func Load(dir string) (*Set, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read the policy folder: %w", err)
+	}
+	var policies []*Policy
+	var faults Errors
+	files := 0
+	for _, e := range entries {
+		if !isPolicyFile(e.Name()) {
+			continue
+		}
+		if files++; files > MaxPolicies {
+			faults.add(Fault{File: dir, Text: fmt.Sprintf("the folder holds more than %d policy files", MaxPolicies)})
+			break
+		}
+		found, err := loadFile(filepath.Join(dir, e.Name()))
+		faults.join(err)
+		policies = append(policies, found...)
+	}
+	// Policies that are sound in themselves are compared even if other files are
+	// not, so that one run shows everything there is to mend.
+	for _, f := range check(policies) {
+		faults.add(f)
+	}
+	if len(faults) > 0 {
+		return nil, faults
+	}
+	return NewSet(policies...)
+}
+
+func isPolicyFile(name string) bool {
+	return !strings.HasPrefix(name, ".") &&
+		slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(filepath.Ext(name)))
+}
+
+// loadFile parses one file. Its error is of type Errors.
+func loadFile(path string) ([]*Policy, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, Errors{{File: path, Text: plain(err.Error())}}
+	}
+	return Parse(path, data)
+}
+
+// readFile reads a regular file of at most MaxFileSize and one byte, which
+// Parse then refuses. A pipe is opened without waiting for its writer, so that it is
+// refused rather than hanging the agent.
+func readFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("the file cannot be read: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("the file cannot be read: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("not a regular file (%s): move it out of the policy folder", info.Mode().Type())
+	}
+	data, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("the file cannot be read: %w", err)
+	}
+	return data, nil
+}
+
+func (e *Errors) join(err error) {
+	if more, ok := err.(Errors); ok {
+		for _, f := range more {
+			e.add(f)
+		}
+	}
+}

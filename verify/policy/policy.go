@@ -1,0 +1,126 @@
+// Package policy reads the documents that say whose signature a node demands:
+// sigstore's ClusterImagePolicy (policy.sigstore.dev/v1alpha1 and v1beta1), as
+// defined by github.com/sigstore/policy-controller.
+//
+// It promises that a policy it returns means here what it means to
+// policy-controller, or something stricter. What it cannot judge it refuses
+// by name at load: a field that were silently ignored would be a rule that its
+// owner believes in and nobody enforces. All faults of all files come
+// back at once, each with file, line and field path.
+//
+// Which images a policy is about is decided by its globs, on the image's name
+// in every spelling that reaches the same repository (see Set.Match). Every
+// matching policy must be satisfied, and within one policy any one authority
+// suffices; deciding that is the caller's part. This package does no
+// cryptography beyond reading public keys, and no I/O beyond reading the files
+// of one folder.
+package policy
+
+import (
+	"crypto"
+	"fmt"
+)
+
+// Bounds on what is read. Past a bound the file is refused, never cut.
+const (
+	MaxFileSize    = 1 << 20 // bytes of one file
+	MaxPolicies    = 4096    // policies of one set, and files of one folder
+	MaxGlobs       = 1024    // images of one policy
+	MaxAuthorities = 128     // authorities of one policy
+	MaxKeys        = 64      // public keys of one authority
+	MaxImageName   = 4096    // bytes of an image name to be matched
+
+	maxGlobLen   = 1024
+	maxNameLen   = 253
+	maxKeyData   = 64 << 10
+	maxMessage   = 4096
+	maxExpansion = 4 << 20
+	maxFaults    = 1000
+	maxErrorText = 16 << 10
+	maxQuoted    = 80
+)
+
+// Policy is one ClusterImagePolicy. It is shared between goroutines once it is
+// in a Set and must not be changed then.
+type Policy struct {
+	// Name is metadata.name, a DNS subdomain; unique in a Set.
+	Name string
+	Mode Mode
+	// Globs say which images the policy is about: any one suffices.
+	Globs []Glob
+	// Authorities say who may vouch for an image: any one suffices. Never empty
+	// in a Set.
+	Authorities []Authority
+	// Source is where the policy was read, as file:line.
+	Source string
+}
+
+// Mode is what happens to an image that a policy does not accept. The zero
+// value is Enforce.
+type Mode int
+
+const (
+	Enforce Mode = iota // refuse
+	Warn                // let through and say so
+)
+
+// String returns the mode as it is written in a policy.
+func (m Mode) String() string {
+	switch m {
+	case Enforce:
+		return "enforce"
+	case Warn:
+		return "warn"
+	}
+	return fmt.Sprintf("mode(%d)", int(m))
+}
+
+// Authority is one party that may vouch for an image. Exactly one of Key and
+// Static is set.
+type Authority struct {
+	// Name is the document's, or authority-<index> where it gives none.
+	// policy-controller lets two authorities of a policy share one.
+	Name   string
+	Key    *Key
+	Static *Static
+	// Format restricts the form of signature that counts.
+	Format Format
+}
+
+// Format is a form of signature. The zero value accepts every form.
+type Format string
+
+const (
+	AnyFormat    Format = ""
+	LegacyFormat Format = "legacy" // cosign's .sig tag with a simple-signing payload
+	BundleFormat Format = "bundle" // a sigstore bundle attached as a referrer
+)
+
+// Key is an authority that signs with a private key. A signature by any one of
+// PublicKeys counts; there is at least one.
+type Key struct {
+	PublicKeys []PublicKey
+}
+
+// PublicKey is a key that github.com/sigstore/sigstore's
+// signature.LoadVerifier(Key, Hash) takes.
+type PublicKey struct {
+	// Key is *ecdsa.PublicKey, *rsa.PublicKey or ed25519.PublicKey.
+	Key crypto.PublicKey
+	// Hash is the algorithm the signed message is hashed with. Ed25519 signs
+	// the message itself, so for it Hash is what the policy says (SHA256 unless told
+	// otherwise) and changes nothing, as in LoadVerifier.
+	Hash crypto.Hash
+	// Fingerprint is "SHA256:" and the hex SHA-256 of the key's
+	// SubjectPublicKeyInfo in DER.
+	Fingerprint string
+}
+
+// Static is an authority that accepts or refuses without looking at
+// signatures. The zero value refuses.
+type Static struct {
+	Pass bool
+	// Message is the policy's own words for a refusal: foreign text, possibly
+	// several lines, at most 4 KiB.
+	Message string
+}

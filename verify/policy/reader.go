@@ -1,0 +1,218 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// reader walks the nodes of one file by schema and collects what is wrong.
+//
+// It works on nodes rather than decoding into structs because a fault needs its line,
+// a field name must match in its exact case, and two fields of one name must
+// not end with the last one winning: what a reviewer reads first would not be
+// what is enforced.
+type reader struct {
+	file   string
+	faults Errors
+	spent  int
+}
+
+// object is a mapping's fields by name. Fields that are null are left out:
+// null is unset, as in Kubernetes.
+type object struct {
+	node   *yaml.Node
+	path   string
+	fields map[string]*yaml.Node
+}
+
+func (r *reader) fault(n *yaml.Node, path, format string, args ...any) {
+	f := Fault{File: r.file, Field: path, Text: fmt.Sprintf(format, args...)}
+	if n != nil {
+		f.Line = n.Line
+	}
+	r.faults.add(f)
+}
+
+var null = &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}
+
+// resolve follows an alias. What is visited is counted, so that
+// aliases of aliases of aliases cost no more than a file that is written out
+// could: a file without aliases never comes near the limit.
+func (r *reader) resolve(n *yaml.Node) *yaml.Node {
+	for hops := 0; n.Kind == yaml.AliasNode && n.Alias != nil && hops < 8; hops++ {
+		n = n.Alias
+	}
+	if r.exhausted() {
+		return null
+	}
+	if r.spent += 1 + len(n.Value); r.exhausted() {
+		r.fault(n, "", "aliases in this file stand for more than %d bytes: write the values out", maxExpansion)
+		return null
+	}
+	return n
+}
+
+func (r *reader) exhausted() bool { return r.spent > maxExpansion }
+
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
+
+// object reads a mapping whose fields are known, or known and not judged by
+// this build (later). Everything else is a fault.
+func (r *reader) object(n *yaml.Node, path string, known, later []string) (object, bool) {
+	n = r.resolve(n)
+	o := object{node: n, path: path, fields: map[string]*yaml.Node{}}
+	if n.Kind != yaml.MappingNode {
+		if !r.exhausted() {
+			r.fault(n, path, "must be a mapping, not %s", describe(n))
+		}
+		return o, false
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := r.resolve(n.Content[i]), r.resolve(n.Content[i+1])
+		if r.exhausted() {
+			return o, false
+		}
+		name := key.Value
+		switch {
+		case key.Kind != yaml.ScalarNode || key.ShortTag() != "!!str":
+			r.fault(n.Content[i], path, "a field name must be a string, not %s", describe(key))
+		case slices.Contains(known, name):
+			if !isNull(value) {
+				o.fields[name] = n.Content[i+1]
+			}
+		case slices.Contains(later, name):
+			if !isNull(value) {
+				r.fault(n.Content[i], join(path, name), "not judged by this build: remove it, or use a build that judges it")
+			}
+		default:
+			r.fault(n.Content[i], join(path, name), "unknown field%s", hint(name, append(known, later...)))
+		}
+	}
+	return o, true
+}
+
+// text reads a string field; "" where it is not set.
+func (r *reader) text(o object, name string, limit int) string {
+	field, ok := o.fields[name]
+	if !ok {
+		return ""
+	}
+	n, path := r.resolve(field), join(o.path, name)
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!str" {
+		if !r.exhausted() {
+			r.fault(field, path, "must be a string, not %s", describe(n))
+		}
+		return ""
+	}
+	if len(n.Value) > limit {
+		r.fault(field, path, "is %d bytes long: at most %d are read", len(n.Value), limit)
+		return ""
+	}
+	return n.Value
+}
+
+// list reads a field that is a list; nil where it is not set.
+func (r *reader) list(o object, name string, limit int) []*yaml.Node {
+	field, ok := o.fields[name]
+	if !ok {
+		return nil
+	}
+	n, path := r.resolve(field), join(o.path, name)
+	if n.Kind != yaml.SequenceNode {
+		if !r.exhausted() {
+			r.fault(field, path, "must be a list, not %s", describe(n))
+		}
+		return nil
+	}
+	if len(n.Content) > limit {
+		r.fault(field, path, "has %d entries: at most %d are read", len(n.Content), limit)
+		return nil
+	}
+	return n.Content
+}
+
+// line is the node of a field, or of the object where the field is not set.
+func (o object) line(name string) *yaml.Node {
+	if n, ok := o.fields[name]; ok {
+		return n
+	}
+	return o.node
+}
+
+// repeats faults fields that are given twice, and merge keys, anywhere below n.
+// Aliases are not followed: what they stand for is checked where it is written.
+func (r *reader) repeats(n *yaml.Node, path string) {
+	switch n.Kind {
+	case yaml.SequenceNode:
+		for i, c := range n.Content {
+			r.repeats(c, index(path, i))
+		}
+	case yaml.MappingNode:
+		seen := make(map[string]int, len(n.Content)/2)
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key, value := n.Content[i], n.Content[i+1]
+			if key.Kind == yaml.AliasNode && key.Alias != nil {
+				key = key.Alias
+			}
+			field := join(path, key.Value)
+			if key.ShortTag() == "!!merge" {
+				r.fault(n.Content[i], path, "merge keys (<<) are not read: write the fields out")
+			} else if first, again := seen[key.Value]; again && key.Kind == yaml.ScalarNode {
+				r.fault(n.Content[i], field, "given twice, first in line %d: keep one", first)
+			} else {
+				seen[key.Value] = n.Content[i].Line
+			}
+			r.repeats(value, field)
+		}
+	}
+}
+
+// syntax turns the YAML parser's error into a fault.
+func (r *reader) syntax(err error) {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	f := Fault{File: r.file}
+	if _, scanErr := fmt.Sscanf(text, "line %d:", &f.Line); scanErr == nil {
+		_, text, _ = strings.Cut(text, ": ")
+	}
+	f.Text = "not readable as YAML: " + plain(text)
+	r.faults.add(f)
+}
+
+// join appends a field name to a path, cut and quoted where it is no ordinary
+// name.
+func join(path, name string) string {
+	if name = plain(name); path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+func index(path string, i int) string { return fmt.Sprintf("%s[%d]", path, i) }
+
+// hint names the field that differs from name only in case.
+func hint(name string, fields []string) string {
+	for _, f := range fields {
+		if strings.EqualFold(f, name) {
+			return fmt.Sprintf(" (did you mean %s?)", f)
+		}
+	}
+	return ""
+}
+
+func describe(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a mapping"
+	case yaml.SequenceNode:
+		return "a list"
+	case yaml.ScalarNode:
+		if isNull(n) {
+			return "empty"
+		}
+		return quote(n.Value)
+	}
+	return "an alias that cannot be followed"
+}
