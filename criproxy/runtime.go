@@ -1,0 +1,95 @@
+package criproxy
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// maxMessage bounds a message in either direction, after decompression, in
+// bytes. Kubelet's own bound is 16 MiB; the proxy must never be the narrower of
+// the two.
+const maxMessage = 64 << 20
+
+// reconnect keeps a restart of the runtime from being felt: with gRPC's default
+// back-off, which grows to two minutes, kubelet waited 11 s for a containerd that
+// was back after one.
+var reconnect = grpc.ConnectParams{
+	Backoff: backoff.Config{
+		BaseDelay:  100 * time.Millisecond,
+		Multiplier: 1.6,
+		Jitter:     0.2,
+		MaxDelay:   500 * time.Millisecond, // 600 ms with jitter
+	},
+	// A runtime that accepts and then says nothing is tried again after this.
+	MinConnectTimeout: 5 * time.Second,
+}
+
+// socketPath turns the endpoint from the settings into a path.
+func socketPath(endpoint string) (string, error) {
+	path := strings.TrimPrefix(endpoint, "unix://")
+	if !filepath.IsAbs(path) {
+		return "", fmt.Errorf("runtime endpoint %q is not an absolute path of a unix socket", endpoint)
+	}
+	return path, nil
+}
+
+// dialRuntime prepares the connection to the runtime and opens nothing yet.
+func dialRuntime(path string) (*grpc.ClientConn, error) {
+	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+	// The dialer gets the path as it is, because gRPC's unix: targets are parsed
+	// as URLs. The authority is set because the default, made from the
+	// target, is refused by servers that insist on a valid host.
+	return grpc.NewClient("passthrough:///runtime",
+		grpc.WithContextDialer(dial),
+		grpc.WithAuthority("localhost"),
+		grpc.WithNoProxy(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(reconnect),
+		grpc.WithIdleTimeout(0),
+		grpc.WithDisableRetry(),
+		grpc.WithDefaultCallOptions(
+			grpc.ForceCodecV2(rawCodec{}),
+			grpc.MaxCallRecvMsgSize(maxMessage),
+			grpc.MaxCallSendMsgSize(maxMessage),
+		),
+	)
+}
+
+// keepConnected reconnects whenever the connection is lost, until ctx ends.
+// gRPC by itself waits for the next call to do so, which would then pay for
+// it, and RuntimeState would call a runtime down that is up.
+func (p *Proxy) keepConnected(ctx context.Context) {
+	var up bool
+	for {
+		state := p.conn.GetState()
+		switch {
+		case state == connectivity.Idle:
+			p.conn.Connect()
+		case state == connectivity.Ready && !up:
+			up = true
+			p.log.Info("connected to the container runtime", "socket", p.endpoint)
+		case state == connectivity.TransientFailure && up:
+			p.log.Warn("lost the container runtime, calls are answered Unavailable until it is back", "socket", p.endpoint)
+			up = false
+		}
+		if !p.conn.WaitForStateChange(ctx, state) {
+			return
+		}
+	}
+}
+
+// RuntimeState says how the connection to the runtime stands. It is cheap and
+// makes no call. connectivity.Ready means that calls are getting through.
+func (p *Proxy) RuntimeState() connectivity.State { return p.conn.GetState() }
