@@ -70,14 +70,6 @@ func (e *Errors) add(f Fault) {
 	}
 }
 
-// err returns e as an error, nil when there are no faults.
-func (e Errors) err() error {
-	if len(e) == 0 {
-		return nil
-	}
-	return e
-}
-
 // quote shows foreign text: escaped, so that it cannot forge a line of a log,
 // and cut.
 func quote(s string) string {

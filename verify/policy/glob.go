@@ -22,6 +22,7 @@ type Glob struct {
 	written string
 	literal string // what every matching name begins with
 	rest    string // the remaining pattern, anyPath and anySegment for wildcards
+	must    string // the longest literal in rest; a name without it cannot match
 }
 
 // Wildcards in Glob.rest; bytes that cannot occur in a valid glob.
@@ -29,6 +30,8 @@ const (
 	anySegment = '\x01' // "*"
 	anyPath    = '\x02' // "**"
 )
+
+func isWildcard(c rune) bool { return c == anySegment || c == anyPath }
 
 // CompileGlob reads a glob. "*" alone means index.docker.io/library/* and
 // "*/*" means index.docker.io/*/*, as in policy-controller.
@@ -51,8 +54,13 @@ func CompileGlob(glob string) (Glob, error) {
 	pattern = strings.ReplaceAll(pattern, "**", string(rune(anyPath)))
 	pattern = strings.ReplaceAll(pattern, "*", string(rune(anySegment)))
 	g := Glob{written: glob, literal: pattern}
-	if i := strings.IndexAny(pattern, string([]rune{anySegment, anyPath})); i >= 0 {
+	if i := strings.IndexFunc(pattern, isWildcard); i >= 0 {
 		g.literal, g.rest = pattern[:i], pattern[i:]
+	}
+	for _, part := range strings.FieldsFunc(g.rest, isWildcard) {
+		if len(part) > len(g.must) {
+			g.must = part
+		}
 	}
 	return g, nil
 }
@@ -70,7 +78,7 @@ func (g Glob) Match(s string) bool {
 	if g.rest == "" {
 		return s == ""
 	}
-	return strings.IndexByte(s, '\n') < 0 && matchWild(g.rest, s)
+	return strings.Contains(s, g.must) && strings.IndexByte(s, '\n') < 0 && matchWild(g.rest, s)
 }
 
 // matchWild matches s against a pattern with wildcards, each of which first

@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,8 +36,10 @@ func Load(dir string) (*Set, error) {
 			faults.add(Fault{File: dir, Text: fmt.Sprintf("the folder holds more than %d policy files", MaxPolicies)})
 			break
 		}
-		found, err := loadFile(filepath.Join(dir, e.Name()))
-		faults.join(err)
+		found, wrong := loadFile(filepath.Join(dir, e.Name()))
+		for _, f := range wrong {
+			faults.add(f)
+		}
 		policies = append(policies, found...)
 	}
 	// Policies that are sound in themselves are compared even if other files are
@@ -54,13 +58,12 @@ func isPolicyFile(name string) bool {
 		slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(filepath.Ext(name)))
 }
 
-// loadFile parses one file. Its error is of type Errors.
-func loadFile(path string) ([]*Policy, error) {
+func loadFile(path string) ([]*Policy, Errors) {
 	data, err := readFile(path)
 	if err != nil {
-		return nil, Errors{{File: path, Text: plain(err.Error())}}
+		return nil, Errors{{File: path, Text: err.Error()}}
 	}
-	return Parse(path, data)
+	return parse(path, data)
 }
 
 // readFile reads a regular file of at most MaxFileSize and one byte, which
@@ -69,27 +72,29 @@ func loadFile(path string) ([]*Policy, error) {
 func readFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("the file cannot be read: %w", err)
+		return nil, unreadable(err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("the file cannot be read: %w", err)
+		return nil, unreadable(err)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("not a regular file (%s): move it out of the policy folder", info.Mode().Type())
 	}
 	data, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("the file cannot be read: %w", err)
+		return nil, unreadable(err)
 	}
 	return data, nil
 }
 
-func (e *Errors) join(err error) {
-	if more, ok := err.(Errors); ok {
-		for _, f := range more {
-			e.add(f)
-		}
+// unreadable words an error of the file system without the path, which the
+// fault names already.
+func unreadable(err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		err = pathErr.Err
 	}
+	return fmt.Errorf("the file cannot be read: %w", err)
 }

@@ -61,6 +61,9 @@ func spellings(image string, dgst digest.Digest) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %s", ErrImageName, quote(image), quote(err.Error()))
 	}
+	if !sound(ref.Context()) {
+		return nil, fmt.Errorf("%w: %s is a path or a name that no registry serves", ErrImageName, quote(image))
+	}
 	if dgst != "" {
 		if err := dgst.Validate(); err != nil {
 			return nil, fmt.Errorf("match %s: digest %s: %w", quote(image), quote(string(dgst)), err)
@@ -81,6 +84,25 @@ func spellings(image string, dgst digest.Digest) ([]string, error) {
 	add(image)
 	return names, nil
 }
+
+// sound reports whether the registry's host begins, and every component of the
+// repository's path begins and ends, with a letter or digit, as the distribution
+// specification demands. The name package takes /var/lib/checkpoint.tar for a repository
+// of Docker Hub and ../x for one of a registry named ".."; a runtime may
+// take them for files.
+func sound(repository name.Repository) bool {
+	if host := strings.ToLower(repository.RegistryStr()); host == "" || !alphanumeric(host[0]) && host[0] != '[' {
+		return false
+	}
+	for component := range strings.SplitSeq(repository.RepositoryStr(), "/") {
+		if component == "" || !alphanumeric(component[0]) || !alphanumeric(component[len(component)-1]) {
+			return false
+		}
+	}
+	return true
+}
+
+func alphanumeric(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }
 
 // hubHosts are the hosts of Docker Hub beside index.docker.io and docker.io,
 // which the name package treats as one.

@@ -21,10 +21,18 @@ var dnsSubdomain = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]
 // A file without documents holds no policies. An error is of type Errors and
 // lists every fault of the file; no policy is returned then.
 func Parse(file string, data []byte) ([]*Policy, error) {
+	policies, faults := parse(file, data)
+	if len(faults) > 0 {
+		return nil, faults
+	}
+	return policies, nil
+}
+
+func parse(file string, data []byte) ([]*Policy, Errors) {
 	r := &reader{file: file}
 	if len(data) > MaxFileSize {
 		r.fault(nil, "", "the file is larger than %d bytes: split it", MaxFileSize)
-		return nil, r.faults.err()
+		return nil, r.faults
 	}
 	var policies []*Policy
 	for dec := yaml.NewDecoder(bytes.NewReader(data)); ; {
@@ -41,7 +49,7 @@ func Parse(file string, data []byte) ([]*Policy, error) {
 			if isNull(n) {
 				continue
 			}
-			r.repeats(n, "")
+			r.lint(n, "", 0)
 			policies = append(policies, r.document(n, "")...)
 		}
 		if len(policies) > MaxPolicies {
@@ -49,8 +57,8 @@ func Parse(file string, data []byte) ([]*Policy, error) {
 			break
 		}
 	}
-	if err := r.faults.err(); err != nil {
-		return nil, err
+	if len(r.faults) > 0 {
+		return nil, r.faults
 	}
 	return policies, nil
 }

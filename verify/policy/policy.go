@@ -35,7 +35,9 @@ const (
 	maxKeyData   = 64 << 10
 	maxMessage   = 4096
 	maxExpansion = 4 << 20
+	maxDepth     = 100
 	maxFaults    = 1000
+	maxFieldPath = 512
 	maxErrorText = 16 << 10
 	maxQuoted    = 80
 )

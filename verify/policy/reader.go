@@ -29,6 +29,9 @@ type object struct {
 }
 
 func (r *reader) fault(n *yaml.Node, path, format string, args ...any) {
+	if len(path) > maxFieldPath {
+		path = path[:maxFieldPath] + "…"
+	}
 	f := Fault{File: r.file, Field: path, Text: fmt.Sprintf(format, args...)}
 	if n != nil {
 		f.Line = n.Line
@@ -77,8 +80,8 @@ func (r *reader) object(n *yaml.Node, path string, known, later []string) (objec
 		}
 		name := key.Value
 		switch {
-		case key.Kind != yaml.ScalarNode || key.ShortTag() != "!!str":
-			r.fault(n.Content[i], path, "a field name must be a string, not %s", describe(key))
+		case key.Kind != yaml.ScalarNode || key.ShortTag() == "!!merge":
+			// lint has said so
 		case slices.Contains(known, name):
 			if !isNull(value) {
 				o.fields[name] = n.Content[i+1]
@@ -142,30 +145,44 @@ func (o object) line(name string) *yaml.Node {
 	return o.node
 }
 
-// repeats faults fields that are given twice, and merge keys, anywhere below n.
-// Aliases are not followed: what they stand for is checked where it is written.
-func (r *reader) repeats(n *yaml.Node, path string) {
+// lint faults what is written in a way that could be read twice, anywhere below n,
+// in fields that are let be as well: fields that are given twice, merge keys
+// (which override or are overridden out of sight), and explicit tags (by which
+// a value that is plain to see can be null). Aliases are not followed: what they
+// stand for is checked where it is written.
+func (r *reader) lint(n *yaml.Node, path string, depth int) {
+	if depth > maxDepth {
+		r.fault(n, path, "nested more than %d deep", maxDepth)
+		return
+	}
+	if n.Style&yaml.TaggedStyle != 0 && n.ShortTag() != "!!str" {
+		r.fault(n, path, "the tag %s is not read: write the value without it", quote(n.Tag))
+	}
 	switch n.Kind {
 	case yaml.SequenceNode:
 		for i, c := range n.Content {
-			r.repeats(c, index(path, i))
+			r.lint(c, index(path, i), depth+1)
 		}
 	case yaml.MappingNode:
 		seen := make(map[string]int, len(n.Content)/2)
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			key, value := n.Content[i], n.Content[i+1]
+			key := n.Content[i]
 			if key.Kind == yaml.AliasNode && key.Alias != nil {
 				key = key.Alias
 			}
 			field := join(path, key.Value)
-			if key.ShortTag() == "!!merge" {
+			first, again := seen[key.Value]
+			switch {
+			case key.Kind != yaml.ScalarNode:
+				r.fault(n.Content[i], path, "a field name must be a string, not %s", describe(key))
+			case key.ShortTag() == "!!merge":
 				r.fault(n.Content[i], path, "merge keys (<<) are not read: write the fields out")
-			} else if first, again := seen[key.Value]; again && key.Kind == yaml.ScalarNode {
+			case again:
 				r.fault(n.Content[i], field, "given twice, first in line %d: keep one", first)
-			} else {
+			default:
 				seen[key.Value] = n.Content[i].Line
 			}
-			r.repeats(value, field)
+			r.lint(n.Content[i+1], field, depth+1)
 		}
 	}
 }
