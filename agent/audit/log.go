@@ -106,6 +106,10 @@ func open(o Options, openFile func(string) (file, error)) (*Log, error) {
 	}
 	l.head = s.last
 	l.mu.Lock()
+	if s.last.Seq > 0 && s.size == 0 && s.torn == 0 {
+		// The tail of the log may just have been deleted; it can't be told from here.
+		l.queue.push(l.note("after record %d there was no current file, or an empty one: a crash during rotation, or it was removed", s.last.Seq))
+	}
 	if err := l.flush(); err != nil {
 		l.fault(err)
 	}

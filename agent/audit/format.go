@@ -1,0 +1,70 @@
+package audit
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Format is a record for people, on one line:
+//
+//	time #seq decision action namespace/pod/container image digest duration [cached] policy=result(authority)… "reason"
+//
+// Names are given bare only if they are plain; anything with a blank, a quote, a
+// control or an invisible character is quoted and escaped, so that a pod's
+// name can neither move the cursor nor look like another column or another line.
+func Format(e Entry) string {
+	var b strings.Builder
+	b.WriteString(e.Time.UTC().Format("2006-01-02T15:04:05.000Z"))
+	b.WriteString(" #" + strconv.FormatUint(e.Seq, 10))
+	b.WriteString(" " + bare(e.Decision, "/=()") + " " + bare(e.Action, "/=()"))
+	if e.Action != ActionAudit {
+		b.WriteString(" " + bare(e.Pod.Namespace, "/=()") + "/" + bare(e.Pod.Name, "/=()"))
+		if e.Container != "" {
+			b.WriteString("/" + bare(e.Container, "/=()"))
+		}
+		b.WriteString(" " + bare(e.Image, ""))
+		if e.Digest != "" {
+			b.WriteString(" " + bare(shortDigest(e.Digest), ""))
+		}
+		b.WriteString(" " + e.Duration.Round(time.Microsecond).String())
+	}
+	if e.CacheHit {
+		b.WriteString(" cached")
+	}
+	for _, p := range e.Policies {
+		b.WriteString(" " + bare(p.Policy, "/=()") + "=" + bare(p.Result, "/=()"))
+		if p.Authority != "" {
+			b.WriteString("(" + bare(p.Authority, "/=()") + ")")
+		}
+	}
+	if e.Reason != "" {
+		b.WriteString(" " + strconv.Quote(cut(e.Reason, 1024)))
+	}
+	return b.String()
+}
+
+// shortDigest keeps as much of a digest as people compare. The whole one is in Raw.
+func shortDigest(d string) string {
+	if algo, hex, ok := strings.Cut(d, ":"); ok && len(hex) > 12 {
+		return algo + ":" + hex[:12]
+	}
+	return d
+}
+
+// bare gives s as it is if it is plain and has none of Format's own signs.
+func bare(s, signs string) string {
+	s = cut(s, 1024)
+	for _, c := range []byte(s) {
+		if c <= ' ' || c >= 0x7f || c == '"' || c == '\\' || strings.IndexByte(signs, c) >= 0 {
+			return strconv.Quote(s)
+		}
+	}
+	switch s {
+	case "":
+		return "-"
+	case "-":
+		return `"-"`
+	}
+	return s
+}
