@@ -151,6 +151,9 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.ConnectionTimeout(handshake),
 		grpc.WaitForHandlers(true),
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(window),
+		grpc.NumStreamWorkers(workers),
 	)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
