@@ -1,0 +1,239 @@
+package evidence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/opencontainers/go-digest"
+)
+
+// Fetch asks what signature material there is about a digest. "None" is an Evidence without any and with
+// Incomplete nil. An error comes only if nothing could be asked: a name or digest that is none, or a host
+// configuration that cannot be read.
+//
+// Both forms are asked for at once. By digest the classic form takes two round trips and a bundle three. Of several
+// hosts the first that has any material of a form is believed to have all of it, as containerd believes the first
+// that has a tag.
+func (f *Fetcher) Fetch(ctx context.Context, repository string, d digest.Digest, c Credentials) (*Evidence, error) {
+	if err := checkDigest(d); err != nil {
+		return nil, fmt.Errorf("fetching evidence about %s: %w", escape(repository), err)
+	}
+	g, err := f.begin(repository, c)
+	if err != nil {
+		return nil, fmt.Errorf("fetching evidence about %s@%s: %w", escape(repository), d, err)
+	}
+	g.subject = d
+	e := &Evidence{Repository: repository, Digest: d}
+	if len(g.set.with(docker.HostCapabilityPull)) == 0 {
+		e.Incomplete = fmt.Errorf("%w: the host configuration of %s names no host to pull from", ErrUnavailable, g.repo.registry)
+		return e, nil
+	}
+	var signatures, bundles error
+	var left []ways
+	var forms sync.WaitGroup
+	forms.Go(func() { e.Signatures, signatures = g.classic(ctx) })
+	forms.Go(func() { e.Bundles, left, bundles = g.bundles(ctx) })
+	forms.Wait()
+	var rest error
+	if len(e.Signatures) == 0 && len(e.Bundles) == 0 {
+		e.Bundles, rest = g.bundlesLeft(ctx, left)
+	}
+	e.Incomplete = errors.Join(signatures, bundles, rest)
+	return e, nil
+}
+
+// classic looks for signatures of the classic form. The error beside signatures tells of those that could not be
+// had; without any, it tells of hosts that did not answer.
+func (g *gathering) classic(ctx context.Context) ([]Signature, error) {
+	var failed []error
+	for _, ep := range g.set.with(docker.HostCapabilityPull | docker.HostCapabilityResolve) {
+		raw, err := g.tagged(ctx, ep, "signature tag", signatureTag(g.subject))
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		var layers []descriptor
+		if err == nil {
+			layers, err = signatureLayers(raw)
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("signatures of %s at %s: %w", g.subject, ep.Host, err))
+			continue
+		}
+		found, err := g.payloads(ctx, ep, layers)
+		if len(found) > 0 {
+			return found, err
+		}
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+	return nil, errors.Join(failed...)
+}
+
+// payloads gets what the layers sign.
+func (g *gathering) payloads(ctx context.Context, ep *endpoint, layers []descriptor) ([]Signature, error) {
+	found := make([]*Signature, len(layers))
+	errs := make([]error, len(layers))
+	var all sync.WaitGroup
+	for i, layer := range layers {
+		all.Go(func() {
+			payload, err := g.blob(ctx, ep, layer)
+			if err != nil {
+				errs[i] = fmt.Errorf("signature payload %s: %w", escape(layer.Digest.String()), err)
+				return
+			}
+			found[i] = &Signature{
+				Payload:         payload,
+				Base64Signature: layer.Annotations[signatureAnnotation],
+				Annotations:     layer.Annotations,
+				Source:          layer.Digest,
+			}
+		})
+	}
+	all.Wait()
+	return present(found), errors.Join(errs...)
+}
+
+// present drops those that are not there and keeps the order.
+func present[T any](found []*T) []T {
+	var out []T
+	for _, one := range found {
+		if one != nil {
+			out = append(out, *one)
+		}
+	}
+	return out
+}
+
+// bundles looks for bundles in the ways that are preferred at each host, host after host until there are some.
+// left says for each host which ways have not been asked.
+func (g *gathering) bundles(ctx context.Context) (found []Bundle, left []ways, err error) {
+	left = make([]ways, len(g.set.endpoints))
+	var failed []error
+	for i, ep := range g.set.endpoints {
+		var asked ways
+		var err error
+		found, asked, err = g.bundlesAt(ctx, ep, ep.preferred())
+		left[i] = ep.possible().without(asked)
+		if len(found) > 0 {
+			return found, nil, err
+		}
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+	return nil, left, errors.Join(failed...)
+}
+
+// bundlesLeft asks in the ways that were left out for what was known of the hosts. Nothing has been found anywhere,
+// and that has to be true rather than a thing remembered: a registry may have gained the API, or claim to have it.
+func (g *gathering) bundlesLeft(ctx context.Context, left []ways) ([]Bundle, error) {
+	var failed []error
+	for i, ep := range g.set.endpoints {
+		if i >= len(left) || left[i] == (ways{}) {
+			continue
+		}
+		found, _, err := g.bundlesAt(ctx, ep, left[i])
+		if len(found) > 0 {
+			ep.learnReferrers(apiUnknown)
+			return found, err
+		}
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+	return nil, errors.Join(failed...)
+}
+
+// bundlesAt asks one host in some of the ways, at the same time, and looks into whatever is listed as soon as it is.
+func (g *gathering) bundlesAt(ctx context.Context, ep *endpoint, w ways) (found []Bundle, asked ways, err error) {
+	asked = w
+	var byAPI, byTag []Bundle
+	var apiErr, tagErr error
+	tag := func() {
+		list, err := g.listByTag(ctx, ep)
+		if err == nil {
+			byTag, err = g.referred(ctx, ep, list)
+		}
+		if !errors.Is(err, ErrNotFound) || len(list) > 0 {
+			tagErr = err
+		}
+	}
+	var both sync.WaitGroup
+	if w.tag {
+		both.Go(tag)
+	}
+	if w.api {
+		both.Go(func() {
+			list, absent, err := g.listByAPI(ctx, ep)
+			if absent && !w.tag && ep.possible().tag {
+				asked.tag = true // it was believed to have the API, and has not
+				tag()
+			}
+			if err == nil {
+				byAPI, err = g.referred(ctx, ep, list)
+			}
+			apiErr = err
+		})
+	}
+	both.Wait()
+	if err := g.tooManyBundles(); err != nil {
+		// Which of them came first is chance, and a verdict must not depend on it.
+		return nil, asked, fmt.Errorf("bundles of %s at %s: %w", g.subject, ep.Host, err)
+	}
+	for _, b := range append(byAPI, byTag...) {
+		if !slices.ContainsFunc(found, func(have Bundle) bool { return have.Source == b.Source && string(have.Raw) == string(b.Raw) }) {
+			found = append(found, b)
+		}
+	}
+	return found, asked, errors.Join(apiErr, tagErr)
+}
+
+// referred looks into every referrer that is listed: what the list says about them is not believed.
+func (g *gathering) referred(ctx context.Context, ep *endpoint, list []descriptor) ([]Bundle, error) {
+	var entries []digest.Digest
+	for _, entry := range list {
+		if !slices.Contains(entries, entry.Digest) {
+			entries = append(entries, entry.Digest)
+		}
+	}
+	found := make([][]Bundle, len(entries))
+	errs := make([]error, len(entries))
+	var all sync.WaitGroup
+	for i, entry := range entries {
+		all.Go(func() {
+			var err error
+			if found[i], err = g.bundlesOf(ctx, ep, entry); err != nil {
+				errs[i] = fmt.Errorf("referrer %s of %s: %w", escape(entry.String()), g.subject, err)
+			}
+		})
+	}
+	all.Wait()
+	return slices.Concat(found...), errors.Join(errs...)
+}
+
+// bundlesOf gets the bundles in one referrer.
+func (g *gathering) bundlesOf(ctx context.Context, ep *endpoint, referrer digest.Digest) ([]Bundle, error) {
+	raw, err := g.manifest(ctx, ep, referrer)
+	if err != nil {
+		return nil, err
+	}
+	layers, err := bundleLayers(raw, g.subject)
+	if tooMany := g.countBundles(referrer, len(layers)); tooMany != nil {
+		return nil, errors.Join(err, tooMany)
+	}
+	var bundles []Bundle
+	for _, layer := range layers {
+		blob, blobErr := g.blob(ctx, ep, layer)
+		if blobErr != nil {
+			err = errors.Join(err, fmt.Errorf("bundle %s: %w", escape(layer.Digest.String()), blobErr))
+			continue
+		}
+		bundles = append(bundles, Bundle{Raw: blob, Source: referrer})
+	}
+	return bundles, err
+}

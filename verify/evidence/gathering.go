@@ -1,0 +1,193 @@
+package evidence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cosentry/cosentry/verify/limits"
+)
+
+// gathering is the work on one question. It asks each thing once, however many lists name it, and never more than
+// limits.Parallel at a time.
+type gathering struct {
+	fetcher     *Fetcher
+	repo        repository
+	set         *hostSet
+	credentials Credentials
+	subject     digest.Digest
+	slots       chan struct{}
+
+	mu        sync.Mutex
+	material  int64                 // bytes of payloads and bundles, asked for so far
+	bundled   map[digest.Digest]int // by referrer
+	blobs     map[digest.Digest]func() ([]byte, error)
+	manifests map[digest.Digest]func() ([]byte, error)
+}
+
+// ask puts one question to one host, with the credentials that may work there.
+func (g *gathering) ask(ctx context.Context, ep *endpoint, operation, method string, u *url.URL, accept string, bound limits.Bound) (*answer, *ask, error) {
+	q := &ask{
+		operation: operation, method: method, url: u, accept: accept, bound: bound,
+		scope: "repository:" + g.repo.path + ":pull", timeout: g.fetcher.timeout,
+	}
+	select {
+	case g.slots <- struct{}{}:
+		defer func() { <-g.slots }()
+	case <-ctx.Done():
+		return nil, q, transportError(ctx.Err(), q.String())
+	}
+	a, err := ep.try(ctx, q, g.repo.path, g.credentials, g.fetcher.candidates(ep, g.repo, g.credentials))
+	return a, q, err
+}
+
+// tagged gets what a tag names. Nothing says what its digest should be; what it lists is checked on its own.
+func (g *gathering) tagged(ctx context.Context, ep *endpoint, operation, tag string) ([]byte, error) {
+	u := ep.url(g.repo.path, "manifests", tag)
+	a, q, err := g.ask(ctx, ep, operation, http.MethodGet, u, manifestTypes, limits.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	return a.body, a.err(q)
+}
+
+// manifest gets one by digest: from the host that listed it, then from the others.
+func (g *gathering) manifest(ctx context.Context, listedBy *endpoint, d digest.Digest) ([]byte, error) {
+	return g.once(&g.manifests, d, func() ([]byte, error) {
+		return g.content(ctx, listedBy, "manifest", "manifests", d, -1, limits.Manifest)
+	})
+}
+
+// blob gets a payload or bundle by its descriptor.
+func (g *gathering) blob(ctx context.Context, listedBy *endpoint, d descriptor) ([]byte, error) {
+	return g.once(&g.blobs, d.Digest, func() ([]byte, error) {
+		if err := g.reserve(d); err != nil {
+			return nil, err
+		}
+		return g.content(ctx, listedBy, "blob", "blobs", d.Digest, d.Size, limits.Payload)
+	})
+}
+
+// reserve counts a blob before it is asked for, by the size that it must turn out to have.
+func (g *gathering) reserve(d descriptor) error {
+	if d.Size < 0 {
+		return fmt.Errorf("%w: blob %s of %d bytes", ErrMismatch, d.Digest, d.Size)
+	}
+	if err := limits.Payload.Check(d.Size); err != nil {
+		return fmt.Errorf("blob %s: %w", d.Digest, err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := limits.Material.Check(g.material + d.Size); err != nil {
+		return fmt.Errorf("blob %s: %w", d.Digest, err)
+	}
+	g.material += d.Size
+	return nil
+}
+
+// countBundles counts them before they are asked for, over all referrers, however many lists name a referrer.
+func (g *gathering) countBundles(referrer digest.Digest, n int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.bundled == nil {
+		g.bundled = map[digest.Digest]int{}
+	}
+	g.bundled[referrer] = n
+	return g.checkBundles()
+}
+
+// tooManyBundles is the error once there are more than are looked at.
+func (g *gathering) tooManyBundles() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.checkBundles()
+}
+
+func (g *gathering) checkBundles() error {
+	total := 0
+	for _, n := range g.bundled {
+		total += n
+	}
+	return limits.Signatures.Check(int64(total))
+}
+
+// once makes the work for a digest happen once; others wait for its result. It is also where a digest is checked that
+// a registry named, before it becomes part of a URL.
+func (g *gathering) once(memory *map[digest.Digest]func() ([]byte, error), d digest.Digest, work func() ([]byte, error)) ([]byte, error) {
+	if err := checkDigest(d); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMismatch, err)
+	}
+	g.mu.Lock()
+	if *memory == nil {
+		*memory = map[digest.Digest]func() ([]byte, error){}
+	}
+	do, ok := (*memory)[d]
+	if !ok {
+		do = sync.OnceValues(work)
+		(*memory)[d] = do
+	}
+	g.mu.Unlock()
+	return do()
+}
+
+// content gets bytes that hash to d. Which host they come from does not matter, so a mirror that serves others is
+// passed over. size is -1 where it is not known.
+func (g *gathering) content(ctx context.Context, first *endpoint, operation, kind string, d digest.Digest, size int64, bound limits.Bound) ([]byte, error) {
+	var failed failures
+	hosts := []*endpoint{first}
+	for _, ep := range g.set.endpoints {
+		if ep != first && ep.canPull() {
+			hosts = append(hosts, ep)
+		}
+	}
+	for _, ep := range hosts {
+		a, q, err := g.ask(ctx, ep, operation, http.MethodGet, ep.url(g.repo.path, kind, d.String()), manifestTypes, bound)
+		if err == nil {
+			err = a.err(q)
+		}
+		if err == nil && size >= 0 && int64(len(a.body)) != size {
+			err = fmt.Errorf("%w: %s: %d bytes where %d were announced", ErrMismatch, q, len(a.body), size)
+		}
+		if err == nil && digest.FromBytes(a.body) != d {
+			err = fmt.Errorf("%w: %s: the bytes do not hash to the digest", ErrMismatch, q)
+		}
+		if err == nil {
+			return a.body, nil
+		}
+		failed.add(err)
+	}
+	return nil, failed.foremost("a host to pull from")
+}
+
+// failures of several hosts that were asked the same.
+type failures struct {
+	missing error
+	others  []error
+}
+
+func (f *failures) add(err error) {
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrNotFound):
+		f.missing = err
+	default:
+		f.others = append(f.others, err)
+	}
+}
+
+// foremost is what to report: that it is not there only if every host said so.
+func (f *failures) foremost(want string) error {
+	switch {
+	case len(f.others) > 0:
+		return errors.Join(f.others...)
+	case f.missing != nil:
+		return f.missing
+	default:
+		return fmt.Errorf("%w: the host configuration names none: %s", ErrUnavailable, want)
+	}
+}
