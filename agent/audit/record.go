@@ -95,8 +95,8 @@ func (r *Record) UnmarshalJSON(b []byte) error {
 }
 
 // shrink is the order in which a record is made smaller until it fits. The last
-// step always fits: (12+4*6) strings of at most (256+cutMark)*6 bytes, each
-// byte of text becoming at most six of JSON.
+// step always fits: 12+4*6 strings of 256 bytes, each of which becomes at most
+// six bytes of JSON.
 var shrink = []struct{ text, policies int }{
 	{1024, 1024}, {256, 256}, {256, 32}, {256, 4},
 }
