@@ -255,6 +255,7 @@ func (r *reader) authority(n *yaml.Node, path string) (a Authority) {
 		r.fault(o.line("name"), join(path, "name"), "%s holds characters that cannot be printed", quote(a.Name))
 	}
 	a.Format = r.format(o)
+	r.ctlog(o)
 	key, hasKey := o.fields["key"]
 	static, hasStatic := o.fields["static"]
 	switch {
@@ -262,7 +263,6 @@ func (r *reader) authority(n *yaml.Node, path string) (a Authority) {
 		r.fault(o.node, path, "has both key and static: keep one")
 	case hasKey:
 		a.Key = r.key(key, join(path, "key"))
-		r.ctlog(o)
 	case hasStatic:
 		a.Static = r.static(static, join(path, "static"))
 		for _, other := range []string{"ctlog", "signatureFormat"} {

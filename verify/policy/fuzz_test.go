@@ -1,0 +1,121 @@
+package policy
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// The documents in testdata are of the shapes that people use; two are read,
+// and one is for features that are not judged yet.
+func TestExampleDocuments(t *testing.T) {
+	for file, want := range map[string][]string{
+		"key-and-static.yaml": {"deny-legacy", "platform", "prod-signed"},
+		"list.yaml":           {"any-of-two"},
+	} {
+		data, err := os.ReadFile(filepath.Join("testdata", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, names(mustSet(t, string(data)))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", file, diff)
+		}
+	}
+	data, err := os.ReadFile("testdata/not-yet.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fields []string
+	for _, f := range faultsOf(t, string(data)) {
+		if !strings.HasPrefix(f.Text, "not judged by this build") {
+			t.Errorf("%v", f)
+		}
+		fields = append(fields, f.Field)
+	}
+	if diff := cmp.Diff([]string{
+		"spec.match", "spec.policy", "spec.authorities[0].keyless", "spec.authorities[0].attestations", "spec.authorities[0].ctlog.url",
+	}, fields); diff != "" {
+		t.Errorf("fields (-want +got):\n%s", diff)
+	}
+}
+
+// FuzzParse: whatever the bytes, Parse ends with either policies that the judge
+// can rely on or a list of faults that is safe to print.
+func FuzzParse(f *testing.F) {
+	files, err := filepath.Glob("testdata/*.yaml")
+	if err != nil || len(files) == 0 {
+		f.Fatal("no seeds", err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	for _, seed := range []string{
+		"", "---\n", "&a [*a]", "? {a: b}\n: c\n", "{<<: [*x]}", "!!binary x", "\xff\xfe", "%YAML 1.1\n---\n{}",
+		doc("images: [{glob: '**'}]\n" + staticPass), doc("images: &a\n- glob: a\nauthorities: *a"),
+		keyPolicy(f, "p", "***", "P-384"), keyPolicy(f, "p", "*", "RSA 2048"),
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		policies, err := Parse("f.yaml", data)
+		if err != nil {
+			checkFaults(t, policies, err)
+			return
+		}
+		unique := map[string]bool{}
+		for _, p := range policies {
+			if problem := p.problem(); problem != "" {
+				t.Errorf("Parse returned what NewSet refuses: %s", problem)
+			}
+			if !dnsSubdomain.MatchString(p.Name) || !strings.HasPrefix(p.Source, "f.yaml:") {
+				t.Errorf("name %q, source %q", p.Name, p.Source)
+			}
+			for _, g := range p.Globs {
+				if again, err := CompileGlob(g.String()); err != nil || again != g {
+					t.Errorf("glob %q: %v", g, err)
+				}
+			}
+			unique[p.Name] = true
+		}
+		s, err := NewSet(policies...)
+		if (err == nil) != (len(unique) == len(policies)) {
+			t.Fatalf("%d policies, %d names: %v", len(policies), len(unique), err)
+		}
+		if err != nil {
+			checkFaults(t, nil, err)
+			return
+		}
+		s.Warnings()
+		again, err := Parse("other.yaml", data)
+		if err != nil {
+			t.Fatalf("the second time: %v", err)
+		}
+		if twin, err := NewSet(again...); err != nil || twin.Revision() != s.Revision() {
+			t.Errorf("the second time: revision differs, %v", err)
+		}
+	})
+}
+
+func checkFaults(t *testing.T, policies []*Policy, err error) {
+	t.Helper()
+	var faults Errors
+	if policies != nil || !errors.As(err, &faults) || len(faults) == 0 || len(faults) > maxFaults+1 {
+		t.Fatalf("%d policies with an error of type %T and %d faults", len(policies), err, len(faults))
+	}
+	text := err.Error()
+	if len(text) > maxErrorText+64 {
+		t.Errorf("error of %d bytes", len(text))
+	}
+	if i := strings.IndexFunc(text, func(c rune) bool { return c != '\n' && !unicode.IsPrint(c) }); i >= 0 {
+		t.Errorf("unprintable text in an error: %q", text[i:min(i+40, len(text))])
+	}
+}
