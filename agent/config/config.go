@@ -1,0 +1,186 @@
+// Package config reads the node's settings: one YAML document of kind NodeConfig,
+// apiVersion cosentry.dev/v1alpha1.
+//
+// Reading is strict. An unknown or repeated key, a value of the wrong type and a
+// value out of bounds are errors that name the line or the field; nothing is ignored,
+// because a setting that silently does nothing is the worst kind of lock. Every
+// setting has a default, and the defaults work on a node that runs containerd.
+// docs/settings.md lists them all; a test keeps it true.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// What a settings document says of itself.
+const (
+	APIVersion = "cosentry.dev/v1alpha1"
+	Kind       = "NodeConfig"
+)
+
+// maxSize bounds the settings file. A real one is under 2 KiB.
+const maxSize = 1 << 20
+
+// Config is a node's settings.
+type Config struct {
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string `yaml:"kind"`
+
+	Mode         Mode         `yaml:"mode"`
+	Node         string       `yaml:"node"`
+	Listen       string       `yaml:"listen"`
+	Runtime      Runtime      `yaml:"runtime"`
+	Policies     Policies     `yaml:"policies"`
+	Verification Verification `yaml:"verification"`
+	Cache        Cache        `yaml:"cache"`
+	Registry     Registry     `yaml:"registry"`
+	Audit        Audit        `yaml:"audit"`
+	HTTP         HTTP         `yaml:"http"`
+	Log          Log          `yaml:"log"`
+}
+
+// Mode says what a refusal does.
+type Mode string
+
+// The modes of a node.
+const (
+	// Enforce refuses what policy refuses.
+	Enforce Mode = "enforce"
+	// Observe records what would have been refused and lets it through.
+	Observe Mode = "observe"
+)
+
+// Runtime is where calls are forwarded to.
+type Runtime struct {
+	Endpoint string `yaml:"endpoint"`
+	// Type is auto, containerd or cri.
+	Type string `yaml:"type"`
+	// Namespace is the containerd namespace of CRI's images.
+	Namespace string `yaml:"namespace"`
+	// UnknownMethods is refuse or forward.
+	UnknownMethods string `yaml:"unknownMethods"`
+}
+
+// Policies is where ClusterImagePolicy documents are and what happens to images that
+// none of them matches.
+type Policies struct {
+	Dir     string `yaml:"dir"`
+	NoMatch string `yaml:"noMatch"`
+}
+
+// Verification bounds the time a decision may take. Both limits lie below kubelet's own
+// (2 minutes for CreateContainer, none for PullImage).
+type Verification struct {
+	CreateTimeout Duration `yaml:"createTimeout"`
+	PullTimeout   Duration `yaml:"pullTimeout"`
+}
+
+// Cache bounds the verdict cache.
+type Cache struct {
+	Size     int      `yaml:"size"`
+	AllowTTL Duration `yaml:"allowTTL"`
+	DenyTTL  Duration `yaml:"denyTTL"`
+}
+
+// Registry is how evidence is fetched: the runtime's hosts.toml folders and the
+// node's own credentials.
+type Registry struct {
+	HostsDir     string `yaml:"hostsDir"`
+	DockerConfig string `yaml:"dockerConfig"`
+}
+
+// Audit is where decisions are recorded.
+type Audit struct {
+	Dir         string `yaml:"dir"`
+	MaxFileSize Size   `yaml:"maxFileSize"`
+	MaxFiles    int    `yaml:"maxFiles"`
+	Required    bool   `yaml:"required"`
+}
+
+// HTTP is the address of /metrics, /healthz, /readyz and /status.
+type HTTP struct {
+	Address string `yaml:"address"`
+}
+
+// Log is the form and amount of the agent's own log, on standard error.
+type Log struct {
+	Format string `yaml:"format"`
+	Level  string `yaml:"level"`
+}
+
+// Default returns the settings of a node whose owner set nothing.
+func Default() Config {
+	node, err := os.Hostname()
+	if err != nil {
+		node = "localhost"
+	}
+	return Config{
+		APIVersion: APIVersion,
+		Kind:       Kind,
+		Mode:       Enforce,
+		Node:       node,
+		Listen:     "/run/cosentry/containerd.sock",
+		Runtime: Runtime{
+			Endpoint:       "/run/containerd/containerd.sock",
+			Type:           "auto",
+			Namespace:      "k8s.io",
+			UnknownMethods: "refuse",
+		},
+		Policies:     Policies{Dir: "/etc/cosentry/policies", NoMatch: "deny"},
+		Verification: Verification{CreateTimeout: Duration(30 * time.Second), PullTimeout: Duration(60 * time.Second)},
+		Cache:        Cache{Size: 4096, AllowTTL: Duration(time.Hour), DenyTTL: Duration(30 * time.Second)},
+		Registry:     Registry{HostsDir: "/etc/containerd/certs.d", DockerConfig: "/var/lib/kubelet/config.json"},
+		Audit:        Audit{Dir: "/var/log/cosentry", MaxFileSize: 64 << 20, MaxFiles: 8},
+		HTTP:         HTTP{Address: "127.0.0.1:9477"},
+		Log:          Log{Format: "json", Level: "info"},
+	}
+}
+
+// Load reads the settings at path. An empty path gives the defaults.
+func Load(path string) (Config, error) {
+	if path == "" {
+		return Default(), nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("reading settings: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return Config{}, fmt.Errorf("reading settings: %w", err)
+	}
+	if len(data) > maxSize {
+		return Config{}, fmt.Errorf("settings %s are larger than %d bytes", path, maxSize)
+	}
+	c, err := Parse(data)
+	if err != nil {
+		return Config{}, fmt.Errorf("settings %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// Parse reads one NodeConfig document; what it leaves out keeps its default.
+func Parse(data []byte) (Config, error) {
+	c := Default()
+	c.APIVersion, c.Kind = "", "" // must be said
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	if err := dec.Decode(&c); err != nil {
+		if errors.Is(err, io.EOF) {
+			return Config{}, errors.New("the file is empty: it must at least say apiVersion and kind")
+		}
+		return Config{}, err
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return Config{}, errors.New("more than one document: a node has one NodeConfig")
+	}
+	return c, c.validate()
+}

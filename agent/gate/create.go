@@ -1,0 +1,200 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cosentry/cosentry/agent/audit"
+	"github.com/cosentry/cosentry/agent/node"
+	"github.com/cosentry/cosentry/criproxy"
+	"github.com/cosentry/cosentry/verify"
+	"github.com/cosentry/cosentry/verify/evidence"
+)
+
+type createForward = criproxy.Forward[*runtimeapi.CreateContainerRequest, *runtimeapi.CreateContainerResponse]
+
+// maxManifests bounds how many manifests of one image are judged. Two or three
+// repositories with the same content are usual; each may cost requests.
+const maxManifests = 16
+
+// CreateContainer judges the container's image and every image mounted into it, and has
+// the runtime take exactly those.
+func (g *Gate) CreateContainer(ctx context.Context, req *runtimeapi.CreateContainerRequest, forward createForward) (*runtimeapi.CreateContainerResponse, error) {
+	cfg := req.GetConfig()
+	if cfg.GetImage() == nil && !g.o.Observe {
+		return nil, status.Error(codes.InvalidArgument, "the container's config names no image")
+	}
+	decide := func(action string, spec *runtimeapi.ImageSpec) error {
+		if spec == nil {
+			return nil
+		}
+		r := request{
+			action:    action,
+			sandbox:   req.GetSandboxConfig().GetMetadata(),
+			container: cfg.GetMetadata().GetName(),
+			image:     written(spec),
+			start:     time.Now(),
+		}
+		v, id, err := g.judgeCreate(ctx, r, spec)
+		if err := g.settle(r, v, err); err != nil {
+			return err
+		}
+		if !g.o.Observe {
+			spec.Image = id
+		}
+		return nil
+	}
+	if err := decide(audit.ActionCreate, cfg.GetImage()); err != nil {
+		return nil, err
+	}
+	for _, m := range cfg.GetMounts() {
+		if err := decide(audit.ActionMount, m.GetImage()); err != nil {
+			return nil, err
+		}
+	}
+	return forward(ctx, req)
+}
+
+// written is the reference that a person wrote. kubelet puts an image ID in its place and
+// the reference beside it.
+func written(spec *runtimeapi.ImageSpec) string {
+	if spec.GetUserSpecifiedImage() != "" {
+		return spec.GetUserSpecifiedImage()
+	}
+	return spec.GetImage()
+}
+
+// judgeCreate judges what is on the node for spec and returns its ID.
+func (g *Gate) judgeCreate(ctx context.Context, r request, spec *runtimeapi.ImageSpec) (v verify.Verdict, id string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, g.o.CreateTimeout)
+	defer cancel()
+	// The reference that the runtime would act on, whatever name stands beside it.
+	if !node.IsID(spec.GetImage()) {
+		if _, err := ParseReference(spec.GetImage()); err != nil {
+			return v, "", err
+		}
+	}
+	v, id, err = g.judgeHere(ctx, r, spec, false)
+	if errors.Is(err, errStale) {
+		v, id, err = g.judgeHere(ctx, r, spec, true)
+	}
+	return v, id, err
+}
+
+// errStale says that a look-up remembered from earlier led to no permission, so that the
+// node should be asked again before anything is refused.
+var errStale = errors.New("refused on a remembered look-up")
+
+func (g *Gate) judgeHere(ctx context.Context, r request, spec *runtimeapi.ImageSpec, fresh bool) (verify.Verdict, string, error) {
+	img, remembered, err := g.o.Images.Lookup(ctx, spec, fresh)
+	if err != nil {
+		return verify.Verdict{}, "", err
+	}
+	v, err := g.judgeImage(ctx, r, spec, img)
+	if remembered && (err != nil || !v.Allowed) && !v.Cached {
+		return v, "", errStale
+	}
+	return v, img.ID, err
+}
+
+// judgeImage judges img under the name its user wrote. The name that the runtime would act
+// on must not contradict what is here either.
+func (g *Gate) judgeImage(ctx context.Context, r request, spec *runtimeapi.ImageSpec, img node.Image) (verify.Verdict, error) {
+	if img.Checkpoint {
+		return verify.Verdict{}, refuse("it is a checkpoint, from which a runtime would restore a process and pull its base image unjudged")
+	}
+	if acted := spec.GetImage(); !node.IsID(acted) {
+		ref, err := ParseReference(acted)
+		if err != nil {
+			return verify.Verdict{}, err
+		}
+		if _, err := candidates(ref, img); err != nil {
+			return verify.Verdict{}, err
+		}
+	}
+	if !node.IsID(r.image) {
+		ref, err := ParseReference(r.image)
+		if err != nil {
+			return verify.Verdict{}, err
+		}
+		return g.judgeManifests(ctx, r, ref, img, evidence.Credentials{})
+	}
+	return g.judgeNames(ctx, r, img)
+}
+
+// judgeNames serves clients that send an image ID and no name beside it, as kubelets before 1.30
+// do. The image is judged under the names it has on this node; one that is
+// accepted suffices, as its user could have written that one.
+func (g *Gate) judgeNames(ctx context.Context, r request, img node.Image) (v verify.Verdict, err error) {
+	err = refuse("it has no name on this node under which a policy could be asked")
+	for i, name := range img.Names {
+		if i == maxManifests {
+			break
+		}
+		ref, perr := ParseReference(name)
+		if perr != nil {
+			continue
+		}
+		asked := r
+		asked.image = name
+		if v, err = g.judgeManifests(ctx, asked, ref, img, evidence.Credentials{}); err == nil && v.Allowed {
+			return v, nil
+		}
+	}
+	return v, err
+}
+
+// judgeManifests judges the manifests of img, as ref, until one is accepted. Any one
+// suffices, because what runs is fixed by the config digest that they share.
+func (g *Gate) judgeManifests(ctx context.Context, r request, ref Reference, img node.Image, c evidence.Credentials) (verify.Verdict, error) {
+	digests, err := candidates(ref, img)
+	if err != nil {
+		return verify.Verdict{}, err
+	}
+	var first verify.Verdict
+	var undecided error
+	for i, d := range digests {
+		v, err := g.o.Verifier.Verify(ctx, verify.Subject{Image: r.image, Repository: ref.Repository, Digest: d, Credentials: c})
+		v.Digest, v.Repository = d, ref.Repository
+		if err == nil && v.Allowed {
+			return v, nil
+		}
+		if err != nil && undecided == nil {
+			undecided = err
+		}
+		if i == 0 {
+			first = v
+		}
+	}
+	return first, undecided
+}
+
+// candidates lists the manifests of img that may be judged as ref: the one that ref names by
+// digest, or else all, those of ref's own repository first.
+func candidates(ref Reference, img node.Image) ([]digest.Digest, error) {
+	if len(img.Manifests) == 0 {
+		return nil, refuse("the runtime's store has no manifest for it, so there is nothing that a signature could be about; pull it again by name")
+	}
+	var own, others []digest.Digest
+	for _, m := range img.Manifests {
+		switch {
+		case ref.Digest != "" && m.Digest != ref.Digest:
+		case slices.ContainsFunc(m.Names, ref.sameRepository):
+			own = append(own, m.Digest)
+		default:
+			others = append(others, m.Digest)
+		}
+	}
+	all := append(own, others...)
+	if len(all) == 0 {
+		return nil, refuse("the image on this node is not " + short(ref.Digest) + ", the digest in its name")
+	}
+	return all[:min(len(all), maxManifests)], nil
+}

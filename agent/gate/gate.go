@@ -1,0 +1,166 @@
+// Package gate decides on the two CRI calls by which bytes become a process or a
+// mounted image: PullImage and CreateContainer.
+//
+// What it promises:
+//   - A pull is judged by digest and forwarded by that digest. A tag is looked up once.
+//   - A container, and every image mounted into it, is judged by the manifests that
+//     are on this node for the very content the runtime would take, and the
+//     request is forwarded with that content's ID in place of a name.
+//   - Whatever cannot be judged is refused: paths, names that do not parse, names and
+//     digests that are not on this node, checkpoints.
+//   - Each decision is one audit record, written before an allowed call goes on.
+//
+// In observe mode it decides and records alike, and forwards every request as it came.
+//
+// It believes nothing that a pod's author can write: annotations and labels are not read.
+package gate
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cosentry/cosentry/agent/audit"
+	"github.com/cosentry/cosentry/agent/node"
+	"github.com/cosentry/cosentry/criproxy"
+	"github.com/cosentry/cosentry/verify"
+	"github.com/cosentry/cosentry/verify/evidence"
+)
+
+// Verifier reaches verdicts. Errors mean that none could be reached.
+type Verifier interface {
+	Verify(ctx context.Context, s verify.Subject) (verify.Verdict, error)
+	Revision() string
+}
+
+// Resolver finds the digest a tag stands for at the registry.
+type Resolver interface {
+	Resolve(ctx context.Context, repository, tag string, c evidence.Credentials) (digest.Digest, error)
+}
+
+// Images knows what is on this node. *node.Node is one.
+type Images interface {
+	Lookup(ctx context.Context, spec *runtimeapi.ImageSpec, fresh bool) (img node.Image, cached bool, err error)
+	CanAlias(ctx context.Context) (bool, error)
+	Alias(ctx context.Context, tagged, pinned string) error
+	Remove(ctx context.Context, name string) error
+}
+
+// Recorder keeps decisions. An error means that the record could not be written and that the
+// node's owner wants no call to go on without.
+type Recorder interface {
+	Append(audit.Record) error
+}
+
+// Options configure a Gate. All but Decided are required.
+type Options struct {
+	Verifier Verifier
+	Resolver Resolver
+	Images   Images
+	Recorder Recorder
+	// Observe lets everything through and records what would have been refused.
+	Observe bool
+	// Node is this node's name, for the records.
+	Node string
+	// CreateTimeout and PullTimeout bound the time for a decision, apart from the
+	// time that the runtime takes for the call itself.
+	CreateTimeout, PullTimeout time.Duration
+	Log                        *slog.Logger
+	// Decided is told of each decision: its action and decision as in audit.
+	Decided func(action, decision string)
+}
+
+// Gate implements criproxy.Gate.
+type Gate struct{ o Options }
+
+var _ criproxy.Gate = (*Gate)(nil)
+
+// New returns a Gate.
+func New(o Options) (*Gate, error) {
+	switch {
+	case o.Verifier == nil, o.Resolver == nil, o.Images == nil, o.Recorder == nil, o.Log == nil:
+		return nil, errors.New("gate needs a verifier, a resolver, images, a recorder and a log")
+	case o.CreateTimeout <= 0, o.PullTimeout <= 0:
+		return nil, errors.New("gate needs positive time limits")
+	}
+	if o.Decided == nil {
+		o.Decided = func(string, string) {}
+	}
+	return &Gate{o}, nil
+}
+
+// request is one image in one call, on its way to a decision.
+type request struct {
+	action    string
+	sandbox   *runtimeapi.PodSandboxMetadata
+	container string
+	// image is the reference as its user wrote it, for words and records.
+	image string
+	start time.Time
+}
+
+// settle records the decision on r and returns the error that refuses the call, or nil if the
+// call goes on.
+func (g *Gate) settle(r request, v verify.Verdict, err error) error {
+	refusal := explain(r, v, err)
+	decision := audit.DecisionAllow
+	switch {
+	case refusal == nil && v.Warn:
+		decision = audit.DecisionWarn
+	case refusal == nil:
+	case g.o.Observe:
+		decision = audit.DecisionWarn
+	case err != nil && !IsRefusal(err):
+		decision = audit.DecisionError
+	default:
+		decision = audit.DecisionDeny
+	}
+	if refusal != nil && g.o.Observe {
+		g.o.Log.Warn("would be refused in enforce mode", "action", r.action, "image", r.image, "reason", refusal.Error())
+		refusal = nil
+	}
+	record := g.record(r, v, err, decision)
+	g.o.Decided(r.action, decision)
+	if aerr := g.o.Recorder.Append(record); aerr != nil {
+		g.o.Log.Error("audit record not written", "action", r.action, "image", r.image, "decision", decision, "error", aerr)
+		if refusal == nil && !g.o.Observe {
+			return unrecorded(r, aerr)
+		}
+	}
+	return refusal
+}
+
+func (g *Gate) record(r request, v verify.Verdict, err error, decision string) audit.Record {
+	rec := audit.Record{
+		Node:      g.o.Node,
+		Action:    r.action,
+		Decision:  decision,
+		Pod:       audit.Pod{Namespace: r.sandbox.GetNamespace(), Name: r.sandbox.GetName(), UID: r.sandbox.GetUid()},
+		Container: r.container,
+		Image:     r.image,
+		Digest:    v.Digest.String(),
+		Reason:    reason(v, err),
+		Mode:      "enforce",
+		CacheHit:  v.Cached,
+		Duration:  time.Since(r.start),
+		Revision:  v.Revision,
+	}
+	if g.o.Observe {
+		rec.Mode = "observe"
+	}
+	if rec.Revision == "" {
+		rec.Revision = g.o.Verifier.Revision()
+	}
+	for _, p := range v.Policies {
+		result := audit.PolicyResult{Policy: p.Policy, Mode: p.Mode, Result: "fail", Reason: p.Reason}
+		if a, ok := p.Authority(); ok {
+			result.Result, result.Authority, result.KeyFingerprint = "pass", a.Authority, a.KeyFingerprint
+		}
+		rec.Policies = append(rec.Policies, result)
+	}
+	return rec
+}

@@ -1,0 +1,92 @@
+package verify
+
+import (
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cosentry/cosentry/verify/evidence"
+)
+
+// Subject is what is asked about: bytes named by digest, under the name by
+// which somebody wants to run them.
+type Subject struct {
+	// Image is the reference as its user wrote it. Policy globs match it.
+	Image string
+	// Repository is where signatures are looked for: registry host and path
+	// ("docker.io/library/busybox"), neither tag nor digest.
+	Repository string
+	// Digest is the manifest or index digest of the content itself. A verdict is
+	// about these bytes; a tag is never looked up here.
+	Digest digest.Digest
+	// Credentials are those that came with the request, if any. They are
+	// used to fetch signatures and grant nothing.
+	Credentials evidence.Credentials
+}
+
+// Verdict is the answer for one Subject under one policy revision. It is
+// immutable: verdicts are shared by the cache.
+type Verdict struct {
+	Image      string        `json:"image"`
+	Repository string        `json:"repository"`
+	Digest     digest.Digest `json:"digest"`
+	// Allowed is true if every matching policy passed or only warns, or if no
+	// policy matched and the node's noMatch rule lets such images through.
+	Allowed bool `json:"allowed"`
+	// Warn is true if Allowed rests on a policy in mode warn that failed, or on
+	// noMatch: warn.
+	Warn bool `json:"warn"`
+	// NoMatch is the node's rule that was applied because no policy matched;
+	// empty if at least one did.
+	NoMatch NoMatch `json:"noMatch,omitempty"`
+	// Policies holds one result for each policy that matched, in the set's order.
+	Policies []PolicyResult `json:"policies"`
+	// Revision names the policy set that was asked.
+	Revision string `json:"revision"`
+	// Cached is true if the verdict was reached for an earlier request.
+	Cached bool `json:"cached"`
+}
+
+// PolicyResult is one policy's word on a Subject.
+type PolicyResult struct {
+	Policy string `json:"policy"`
+	Mode   string `json:"mode"` // enforce or warn
+	Passed bool   `json:"passed"`
+	// Reason says in one sentence why the policy failed; empty if it passed.
+	Reason      string            `json:"reason,omitempty"`
+	Authorities []AuthorityResult `json:"authorities"`
+}
+
+// Authority returns the first authority that passed, if any.
+func (r PolicyResult) Authority() (AuthorityResult, bool) {
+	for _, a := range r.Authorities {
+		if a.Passed {
+			return a, true
+		}
+	}
+	return AuthorityResult{}, false
+}
+
+// AuthorityResult is one authority's word on a Subject.
+type AuthorityResult struct {
+	Authority string `json:"authority"`
+	// Kind is "key" or "static".
+	Kind   string `json:"kind"`
+	Passed bool   `json:"passed"`
+	// Reason says why the authority did not pass.
+	Reason string `json:"reason,omitempty"`
+	// KeyFingerprint names the key that signed, "SHA256:<hex>" of its SPKI DER.
+	KeyFingerprint string `json:"keyFingerprint,omitempty"`
+	// Form is "classic" or "bundle": where the accepted signature was found.
+	Form string `json:"form,omitempty"`
+	// Found counts the signatures that were looked at, of both forms.
+	Found int `json:"found"`
+}
+
+// NoMatch is what a node does with an image that no policy matches.
+type NoMatch string
+
+// The rules of policy-controller's no-match-policy.
+const (
+	NoMatchDeny  NoMatch = "deny"
+	NoMatchWarn  NoMatch = "warn"
+	NoMatchAllow NoMatch = "allow"
+)

@@ -1,0 +1,213 @@
+// Package verify answers one question: who signed these bytes, and does this
+// node's policy accept them?
+//
+// Verifier.Verify matches policies by name, has evidence fetched for the digest, and
+// judges it. The judging itself does no I/O: it is a function of the policy set
+// and the evidence. Verdicts are kept in an LRU cache, keyed by digest, name,
+// repository and policy revision; a verdict dies with the revision it was reached under.
+//
+// What Verify promises:
+//   - It answers an allow only if every matching policy passed on evidence about
+//     Subject.Digest itself. Whatever goes wrong on the way is an error or a refusal.
+//   - "Not signed as demanded" is a Verdict; "could not find out" is an error
+//     (*UndecidedError). Errors are never cached.
+//   - It never resolves a tag, and reads nothing that a pod's author can set as
+//     permission.
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cosentry/cosentry/verify/evidence"
+	"github.com/cosentry/cosentry/verify/policy"
+)
+
+// Source fetches what is there about a digest. Evidence that is partly missing is
+// returned with Evidence.Incomplete set; an error means that nothing was learnt.
+type Source interface {
+	Fetch(ctx context.Context, repository string, d digest.Digest, c evidence.Credentials) (*evidence.Evidence, error)
+}
+
+// ErrNoPolicy is wrapped by errors of a Verifier that has no usable policy set.
+var ErrNoPolicy = errors.New("no usable policy")
+
+// UndecidedError says that a verdict could not be reached. It wraps the cause:
+// evidence.ErrUnavailable, evidence.ErrUnauthorized, ErrNoPolicy or a context error.
+type UndecidedError struct {
+	Subject Subject
+	Policy  string // the policy that could not be judged, if one was reached
+	Err     error
+}
+
+func (e *UndecidedError) Error() string {
+	if e.Policy != "" {
+		return fmt.Sprintf("policy %q could not be judged for %s: %v", e.Policy, e.Subject.Digest, e.Err)
+	}
+	return fmt.Sprintf("no verdict on %s: %v", e.Subject.Digest, e.Err)
+}
+
+func (e *UndecidedError) Unwrap() error { return e.Err }
+
+// Options configure a Verifier.
+type Options struct {
+	Source  Source
+	NoMatch NoMatch
+	// CacheSize is the number of verdicts kept; AllowTTL and DenyTTL are how long.
+	CacheSize         int
+	AllowTTL, DenyTTL time.Duration
+	// FetchTimeout bounds one verification that several callers share. Each caller's own
+	// context bounds its own wait.
+	FetchTimeout time.Duration
+	// Cache is told of every look-up, Judged of every verification made; both may be nil.
+	Cache  func(hit bool)
+	Judged func(d time.Duration, err error)
+}
+
+// Verifier is safe for concurrent use.
+type Verifier struct {
+	opts   Options
+	state  atomic.Pointer[state]
+	cache  *cache
+	flight singleflight.Group
+	now    func() time.Time
+}
+
+// state is the policy set in force, or the reason why there is none.
+type state struct {
+	set *policy.Set
+	err error
+}
+
+// New returns a Verifier that has no policies yet: until SetPolicies is called
+// every Verify fails with ErrNoPolicy.
+func New(o Options) (*Verifier, error) {
+	switch {
+	case o.Source == nil:
+		return nil, errors.New("verifier needs a source of evidence")
+	case o.NoMatch != NoMatchDeny && o.NoMatch != NoMatchWarn && o.NoMatch != NoMatchAllow:
+		return nil, fmt.Errorf("noMatch %q is not one of deny, warn, allow", o.NoMatch)
+	case o.CacheSize <= 0 || o.AllowTTL <= 0 || o.DenyTTL <= 0 || o.FetchTimeout <= 0:
+		return nil, errors.New("verifier needs a positive cache size, TTLs and fetch timeout")
+	}
+	c, err := newCache(o.CacheSize)
+	if err != nil {
+		return nil, err
+	}
+	v := &Verifier{opts: o, cache: c, now: time.Now}
+	v.state.Store(&state{err: errors.New("policies have not been loaded yet")})
+	return v, nil
+}
+
+// SetPolicies puts a set in force, atomically. Verdicts reached under another
+// revision are dropped.
+func (v *Verifier) SetPolicies(set *policy.Set) {
+	v.state.Store(&state{set: set})
+	v.cache.purge()
+}
+
+// SetUnusable takes the policy set away: every Verify fails with ErrNoPolicy and reason.
+// It is for an agent that never had a good set; one that had keeps it.
+func (v *Verifier) SetUnusable(reason error) {
+	v.state.Store(&state{err: reason})
+	v.cache.purge()
+}
+
+// Revision names the set in force; empty if there is none.
+func (v *Verifier) Revision() string {
+	if s := v.state.Load(); s.set != nil {
+		return s.set.Revision()
+	}
+	return ""
+}
+
+// Cached returns the number of verdicts in the cache.
+func (v *Verifier) Cached() int { return v.cache.len() }
+
+// Verify reaches a verdict on s, from the cache if one is there.
+func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
+	st := v.state.Load()
+	if st.set == nil {
+		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%w: %w", ErrNoPolicy, st.err)}
+	}
+	if err := s.Digest.Validate(); err != nil || s.Digest.Algorithm() != digest.SHA256 {
+		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%q is not a sha256 digest", s.Digest)}
+	}
+	k := keyOf(s, st.set.Revision())
+	if verdict, ok := v.cache.get(k, s.Credentials, v.now()); ok {
+		v.observeCache(true)
+		return verdict, nil
+	}
+	v.observeCache(false)
+
+	// One verification at a time for each key, however many ask. It outlives the caller that
+	// started it, so that one pod's cancellation does not fail the others; credentials are part of
+	// the key, so that nobody waits on an answer obtained with another's.
+	done := v.flight.DoChan(k.flight(s.Credentials), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.opts.FetchTimeout)
+		defer cancel()
+		return v.verify(ctx, st, k, s)
+	})
+	select {
+	case <-ctx.Done():
+		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%w: %w", evidence.ErrUnavailable, context.Cause(ctx))}
+	case r := <-done:
+		if r.Err != nil {
+			return Verdict{}, r.Err
+		}
+		return r.Val.(Verdict), nil
+	}
+}
+
+func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject) (_ Verdict, err error) {
+	start := v.now()
+	defer func() {
+		// A parser that panics on a stranger's bytes must end neither the agent, and with it
+		// the node's way to its runtime, nor in an allow.
+		if r := recover(); r != nil {
+			err = &UndecidedError{Subject: s, Err: fmt.Errorf("verification panicked: %v", r)}
+		}
+		if v.opts.Judged != nil {
+			v.opts.Judged(v.now().Sub(start), err)
+		}
+	}()
+	matched, err := st.set.Match(s.Image, s.Digest)
+	if err != nil {
+		return Verdict{}, &UndecidedError{Subject: s, Err: err}
+	}
+	var ev *evidence.Evidence
+	if needsEvidence(matched) {
+		ev, err = v.opts.Source.Fetch(ctx, s.Repository, s.Digest, s.Credentials)
+		if err != nil {
+			// Policies that need no evidence, or only warn, are still judged.
+			ev = &evidence.Evidence{Repository: s.Repository, Digest: s.Digest, Incomplete: err}
+		}
+	}
+	verdict, settled, err := judge(ctx, matched, v.opts.NoMatch, s, ev)
+	if err != nil {
+		return Verdict{}, err
+	}
+	verdict.Revision = st.set.Revision()
+	// A warning is kept as briefly as a refusal: somebody is about to sign.
+	ttl := v.opts.DenyTTL
+	if verdict.Allowed && !verdict.Warn {
+		ttl = v.opts.AllowTTL
+	}
+	if settled {
+		v.cache.put(k, s.Credentials, verdict, v.now().Add(ttl))
+	}
+	return verdict, nil
+}
+
+func (v *Verifier) observeCache(hit bool) {
+	if v.opts.Cache != nil {
+		v.opts.Cache(hit)
+	}
+}
