@@ -75,6 +75,9 @@ func forwardJudged[Q, R any, Req message[Q], Resp message[R]](p *Proxy, ctx, gat
 	if err := once.take(m); err != nil {
 		return nil, err
 	}
+	if err := gateCtx.Err(); err != nil {
+		return nil, status.FromContextError(err).Err()
+	}
 	if req == nil {
 		return nil, status.Errorf(codes.Internal, "cosentry: the gate forwarded no request to %s", m.full)
 	}
@@ -87,7 +90,7 @@ func forwardJudged[Q, R any, Req message[Q], Resp message[R]](p *Proxy, ctx, gat
 	defer context.AfterFunc(gateCtx, cancel)()
 	in, err := p.invoke(withOutgoing(callCtx, ss.Context()), ss, m, out)
 	if err != nil {
-		if gateErr := gateCtx.Err(); gateErr != nil && ctx.Err() == nil {
+		if gateErr := gateCtx.Err(); gateErr != nil && status.Code(err) == codes.Canceled && ctx.Err() == nil {
 			err = status.FromContextError(gateErr).Err() // DeadlineExceeded where it was the gate's deadline
 		}
 		return nil, err
