@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -177,10 +178,26 @@ func Parse(data []byte) (Config, error) {
 		if errors.Is(err, io.EOF) {
 			return Config{}, errors.New("the file is empty: it must at least say apiVersion and kind")
 		}
-		return Config{}, err
+		return Config{}, inWords(err)
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return Config{}, errors.New("more than one document: a node has one NodeConfig")
 	}
 	return c, c.validate()
+}
+
+// unknownField is how yaml says that a key is not known.
+var unknownField = regexp.MustCompile(`field (\S+) not found in type \S+`)
+
+// inWords lists what is wrong, each with its line, without naming Go types.
+func inWords(err error) error {
+	var typed *yaml.TypeError
+	if !errors.As(err, &typed) {
+		return err
+	}
+	var faults []error
+	for _, text := range typed.Errors {
+		faults = append(faults, errors.New(unknownField.ReplaceAllString(text, "unknown setting $1; docs/settings.md lists them")))
+	}
+	return errors.Join(faults...)
 }

@@ -13,6 +13,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// fault is an error that yaml collects beside others instead of stopping at it.
+func fault(format string, args ...any) error {
+	return &yaml.TypeError{Errors: []string{fmt.Sprintf(format, args...)}}
+}
+
 // Duration is a time span as Go writes it: "30s", "1h".
 type Duration time.Duration
 
@@ -20,7 +25,7 @@ type Duration time.Duration
 func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 	v, err := time.ParseDuration(n.Value)
 	if err != nil {
-		return fmt.Errorf("line %d: %q is not a duration such as 30s or 1h", n.Line, n.Value)
+		return fault("line %d: %q is not a duration such as 30s or 1h", n.Line, n.Value)
 	}
 	*d = Duration(v)
 	return nil
@@ -43,7 +48,7 @@ func (s *Size) UnmarshalYAML(n *yaml.Node) error {
 	}
 	v, err := strconv.ParseInt(num, 10, 64)
 	if err != nil || v < 0 || v > (1<<62)/unit {
-		return fmt.Errorf("line %d: %q is not a size such as 1048576, 512Ki or 64Mi", n.Line, n.Value)
+		return fault("line %d: %q is not a size such as 1048576, 512Ki or 64Mi", n.Line, n.Value)
 	}
 	*s = Size(v * unit)
 	return nil
