@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -72,8 +73,12 @@ func (g *gathering) listByAPI(ctx context.Context, ep *endpoint) (list []descrip
 			ep.learnReferrers(apiUnknown)
 			return nil, false, err
 		}
+		// Some registries that have the API say 404 for a repository they do not have. Anybody who may start a pod
+		// can name such a one, and must not teach us that the API is gone.
 		if page == 1 && hasNoReferrersAPI(a.code) {
-			ep.learnReferrers(apiAbsent)
+			if !bytes.Contains(a.body, []byte("NAME_UNKNOWN")) {
+				ep.learnReferrers(apiAbsent)
+			}
 			return nil, true, nil
 		}
 		if err := a.err(q); err != nil {

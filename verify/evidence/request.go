@@ -34,7 +34,7 @@ func (q *ask) String() string {
 type answer struct {
 	code   int
 	header http.Header
-	body   []byte // read for 200 alone
+	body   []byte // whole for 200; of any other answer no more than its beginning
 }
 
 // err words an answer that is not the one hoped for; nil for 200. What the body of such an answer says is left out:
@@ -196,7 +196,7 @@ func (ep *endpoint) exchange(req *http.Request, q *ask) (a *answer, resp *http.R
 	a = &answer{code: resp.StatusCode, header: resp.Header}
 	if a.code != http.StatusOK || q.method == http.MethodHead {
 		// Read so that the connection can be used again; a body that goes on costs the connection.
-		_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
+		a.body, _ = io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 		return a, resp, nil
 	}
 	if err := q.bound.Check(resp.ContentLength); err != nil {
