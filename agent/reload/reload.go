@@ -90,6 +90,9 @@ func (p *Policies) Load() {
 	}
 	p.observer.PoliciesLoaded(set.Revision(), len(set.Policies()), p.state.Loaded)
 	p.log.Info("policies in force", "revision", set.Revision(), "count", len(set.Policies()), "dir", p.dir)
+	if p.state.Count == 0 {
+		p.log.Warn("the policy folder holds no policies: policies.noMatch decides about every image", "dir", p.dir)
+	}
 }
 
 func (p *Policies) broken(err error) {

@@ -1,0 +1,209 @@
+package reload
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cosentry/cosentry/verify/policy"
+)
+
+const deadline = 10 * time.Second
+
+// verifier keeps what was put in force.
+type verifier struct {
+	mu       sync.Mutex
+	set      *policy.Set
+	unusable error
+	loads    int
+	broken   int
+}
+
+func (v *verifier) SetPolicies(s *policy.Set) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.set, v.unusable = s, nil
+}
+
+func (v *verifier) SetUnusable(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.set, v.unusable = nil, err
+}
+
+func (v *verifier) PoliciesLoaded(string, int, time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.loads++
+}
+
+func (v *verifier) PoliciesBroken() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.broken++
+}
+
+func (v *verifier) names() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.set == nil {
+		return "none"
+	}
+	var names []string
+	for _, p := range v.set.Policies() {
+		names = append(names, p.Name)
+	}
+	return strings.Join(names, " ")
+}
+
+func document(name string) string {
+	return "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {name: " + name + "}\n" +
+		"spec: {images: [{glob: \"**\"}], authorities: [{static: {action: fail}}]}\n"
+}
+
+func put(t *testing.T, dir, file, text string) {
+	t.Helper()
+	// As careful owners do: written beside, then renamed.
+	tmp := filepath.Join(dir, "."+file)
+	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(tmp, filepath.Join(dir, file)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(deadline); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("not within %s: %s", deadline, what)
+}
+
+func start(t *testing.T, dir string) (*Policies, *verifier, chan struct{}) {
+	t.Helper()
+	v := &verifier{}
+	p := New(dir, v, v, slog.New(slog.DiscardHandler))
+	p.Load()
+	ctx, cancel := context.WithCancel(context.Background())
+	again, done := make(chan struct{}, 1), make(chan error, 1)
+	go func() { done <- p.Watch(ctx, again) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Watch: %v", err)
+		}
+	})
+	return p, v, again
+}
+
+func TestBrokenAtStartTakesPermissionAway(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, "a.yaml", "kind: Nonsense\n")
+	p, v, _ := start(t, dir)
+	if v.unusable == nil {
+		t.Fatal("the verifier was not told that it has no policies")
+	}
+	if s := p.State(); s.Revision != "" || !strings.Contains(s.Broken, "a.yaml") {
+		t.Errorf("state %+v", s)
+	}
+	put(t, dir, "a.yaml", document("mended"))
+	eventually(t, "mended policies in force", func() bool { return v.names() == "mended" })
+	eventually(t, "state mended", func() bool { return p.State().Broken == "" })
+}
+
+func TestMissingFolderIsBroken(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "policies")
+	_, v, again := start(t, dir)
+	if v.unusable == nil {
+		t.Fatal("a missing folder was taken for an empty one")
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, "a.yaml", document("late"))
+	again <- struct{}{}
+	eventually(t, "policies of the folder made later", func() bool { return v.names() == "late" })
+}
+
+func TestBrokenLaterKeepsTheLastGoodSet(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, "a.yaml", document("good"))
+	p, v, _ := start(t, dir)
+	put(t, dir, "b.yaml", "kind: [\n")
+	eventually(t, "the fault is seen", func() bool { return p.State().Broken != "" })
+	if v.names() != "good" || v.unusable != nil {
+		t.Errorf("in force: %s, unusable: %v", v.names(), v.unusable)
+	}
+	if s := p.State(); s.Revision == "" || s.Count != 1 {
+		t.Errorf("state %+v", s)
+	}
+	if err := os.Remove(filepath.Join(dir, "b.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the fault is gone", func() bool { return p.State().Broken == "" })
+}
+
+func TestAddedPolicyIsPutInForce(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, "a.yaml", document("one"))
+	_, v, _ := start(t, dir)
+	put(t, dir, "b.yaml", document("two"))
+	eventually(t, "both in force", func() bool { return v.names() == "one two" })
+}
+
+func TestFolderReplacedWholeIsFoundAgain(t *testing.T) {
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "policies")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, "a.yaml", document("old"))
+	_, v, again := start(t, dir)
+	if err := os.Rename(dir, filepath.Join(parent, "gone")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, "a.yaml", document("new"))
+	again <- struct{}{}
+	eventually(t, "the new folder's policies", func() bool { return v.names() == "new" })
+	// And it is watched again, not only read once.
+	put(t, dir, "b.yaml", document("newer"))
+	eventually(t, "a change in the new folder", func() bool { return v.names() == "new newer" })
+}
+
+func TestUnchangedFilesAreNotPutInForceAgain(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, "a.yaml", document("same"))
+	v := &verifier{}
+	p := New(dir, v, v, slog.New(slog.DiscardHandler))
+	for range 3 {
+		p.Load()
+	}
+	if v.loads != 1 {
+		t.Errorf("put in force %d times: each time drops every verdict", v.loads)
+	}
+	put(t, dir, "a.yaml", "{")
+	for range 3 {
+		p.Load()
+	}
+	if v.broken != 1 {
+		t.Errorf("one fault was told %d times", v.broken)
+	}
+	put(t, dir, "a.yaml", document("same"))
+	p.Load()
+	if s := p.State(); s.Broken != "" || v.loads != 2 {
+		t.Errorf("after mending: %+v, %d loads", s, v.loads)
+	}
+}
+
