@@ -1,0 +1,122 @@
+package sight
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cosentry/cosentry/agent/reload"
+)
+
+func serve(t *testing.T, s Sources) string {
+	t.Helper()
+	// A port that was free a moment ago; Serve tries again should it be taken.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Serve(ctx, address, s, slog.New(slog.DiscardHandler)) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if resp, err := http.Get("http://" + address + "/healthz"); err == nil {
+			resp.Body.Close()
+			return address
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+func TestStatusComesBackAsItWas(t *testing.T) {
+	want := Status{
+		Version: "v1", Node: "n", Mode: "enforce", Listen: "/l", Runtime: "/r", RuntimeState: "READY",
+		Started:   time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		Policies:  reload.State{Revision: "abc", Count: 1, Names: []string{"p"}, Broken: "b.yaml: bad"},
+		NoMatch:   "deny",
+		Decisions: map[string]map[string]uint64{"pull": {"allow": 3}},
+		Audit:     Audit{Dir: "/a", Sequence: 4, Hash: "h", Failures: 1},
+	}
+	address := serve(t, Sources{Metrics: http.NotFoundHandler(), Ready: func() error { return nil }, Status: func() Status { return want }})
+	got, err := Ask(context.Background(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestReadyzSaysWhyNot(t *testing.T) {
+	var reason error
+	address := serve(t, Sources{Metrics: http.NotFoundHandler(), Ready: func() error { return reason }, Status: func() Status { return Status{} }})
+	if code, _ := get(t, "http://"+address+"/readyz"); code != http.StatusOK {
+		t.Errorf("ready: %d", code)
+	}
+	reason = errors.New("no policies")
+	if code, body := get(t, "http://"+address+"/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "no policies") {
+		t.Errorf("not ready: %d %q", code, body)
+	}
+	if code, _ := get(t, "http://"+address+"/healthz"); code != http.StatusOK {
+		t.Errorf("healthz: %d: an agent that cannot judge is still alive", code)
+	}
+}
+
+func TestNothingElseIsServed(t *testing.T) {
+	address := serve(t, Sources{Metrics: http.NotFoundHandler(), Ready: func() error { return nil }, Status: func() Status { return Status{} }})
+	for _, path := range []string{"/", "/debug/pprof/", "/status/x"} {
+		if code, _ := get(t, "http://"+address+path); code != http.StatusNotFound {
+			t.Errorf("%s: %d", path, code)
+		}
+	}
+	resp, err := http.Post("http://"+address+"/status", "application/json", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST /status: %d", resp.StatusCode)
+	}
+}
+
+func TestNoAgentIsAnError(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	if _, err := Ask(context.Background(), address); err == nil || !strings.Contains(err.Error(), "no agent answers") {
+		t.Errorf("got %v", err)
+	}
+}
