@@ -1,0 +1,129 @@
+package criproxy
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/mem"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// The longest wait between two attempts is what a runtime's return may cost.
+func TestReconnectsWithinASecond(t *testing.T) {
+	longest := time.Duration(float64(reconnect.Backoff.MaxDelay) * (1 + reconnect.Backoff.Jitter))
+	if longest >= time.Second {
+		t.Errorf("up to %v pass between two attempts to reconnect", longest)
+	}
+}
+
+// An update of cri-api brings methods by itself. One that could make bytes run
+// needs a decision, and this test is where it is asked for.
+func TestEveryMethodHasItsKind(t *testing.T) {
+	table, err := newMethodTable(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	special := map[string]kind{
+		runtimeapi.ImageService_PullImage_FullMethodName:         gated,
+		runtimeapi.RuntimeService_CreateContainer_FullMethodName: gated,
+		runtimeapi.RuntimeService_RestorePod_FullMethodName:      refused,
+		"/runtime.v1.RuntimeService/GetContainerEvents":          serverStream,
+		"/runtime.v1.RuntimeService/StreamPodSandboxes":          serverStream,
+		"/runtime.v1.RuntimeService/StreamContainers":            serverStream,
+		"/runtime.v1.RuntimeService/StreamContainerStats":        serverStream,
+		"/runtime.v1.RuntimeService/StreamPodSandboxStats":       serverStream,
+		"/runtime.v1.RuntimeService/StreamPodSandboxMetrics":     serverStream,
+		"/runtime.v1.ImageService/StreamImages":                  serverStream,
+	}
+	for full, want := range special {
+		if got := table.known[full].kind; got != want {
+			t.Errorf("%s is of kind %d, want %d", full, got, want)
+		}
+	}
+	for full, m := range table.known {
+		if _, ok := special[full]; !ok && m.kind != unary {
+			t.Errorf("%s is of kind %d, which nobody decided", full, m.kind)
+		}
+		if m.full != full || m.label != full {
+			t.Errorf("%s is entered as %+v", full, m)
+		}
+	}
+	if got := len(table.known); got != 43 {
+		t.Errorf("cri-api has %d methods where 43 were looked at: decide on the new ones, then change the number", got)
+	}
+}
+
+// countingPool tells how many buffers are out.
+type countingPool struct{ out int }
+
+func (p *countingPool) Get(n int) *[]byte {
+	p.out++
+	b := make([]byte, n)
+	return &b
+}
+
+func (p *countingPool) Put(*[]byte) { p.out-- }
+
+// Whatever order a frame is received, sent, released in: each reference is given
+// back once. A second Free panics, a missing one leaves a buffer out.
+func TestFrameReferences(t *testing.T) {
+	content := bytes.Repeat([]byte("x"), 64<<10) // large enough to be pooled
+	receive := func(pool *countingPool, f *frame) {
+		b := mem.Copy(content, pool)
+		if err := (rawCodec{}).Unmarshal(mem.BufferSlice{b}, f); err != nil {
+			t.Fatal(err)
+		}
+		b.Free() // as gRPC does
+	}
+	for name, use := range map[string]func(*countingPool, *frame){
+		"released":       func(p *countingPool, f *frame) { receive(p, f); f.release(); f.release() },
+		"received twice": func(p *countingPool, f *frame) { receive(p, f); receive(p, f); f.release() },
+		"read": func(p *countingPool, f *frame) {
+			receive(p, f)
+			b, done := f.bytes()
+			f.release()
+			if !bytes.Equal(b, content) {
+				t.Error("the content changed")
+			}
+			done()
+		},
+		"sent": func(p *countingPool, f *frame) {
+			receive(p, f)
+			out, err := rawCodec{}.Marshal(f)
+			f.release()
+			if err != nil || !bytes.Equal(out.Materialize(), content) {
+				t.Errorf("the content changed (%v)", err)
+			}
+			out.Free()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := &countingPool{}
+			use(pool, &frame{})
+			if pool.out != 0 {
+				t.Errorf("%d buffers are out", pool.out)
+			}
+		})
+	}
+}
+
+// Sending a frame again would send an empty message.
+func TestFrameIsSentOnce(t *testing.T) {
+	f := frameOf([]byte("x"))
+	if _, err := (rawCodec{}).Marshal(f); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (rawCodec{}).Marshal(f); err == nil {
+		t.Error("a frame was sent twice")
+	}
+	if _, err := (rawCodec{}).Marshal(&frame{}); err == nil {
+		t.Error("a frame that was never filled was sent")
+	}
+	if _, err := (rawCodec{}).Marshal(&runtimeapi.VersionRequest{}); err == nil {
+		t.Error("something that is not a frame was sent")
+	}
+	if err := (rawCodec{}).Unmarshal(nil, &runtimeapi.VersionRequest{}); err == nil {
+		t.Error("something that is not a frame was filled")
+	}
+}
