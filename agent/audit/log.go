@@ -212,7 +212,8 @@ func (l *Log) write(body []byte) error {
 		}
 	}
 	if n, err := l.f.Write(l.buf); err != nil {
-		// Part of the line may be there; the next one must not be joined to it.
+		// Part of the line may be there; the next one must not be joined to it. If
+		// it cannot be removed now, ready tries again before anything is written.
 		l.dirty = n > 0
 		l.clean()
 		return fmt.Errorf("writing audit record: %w", err)

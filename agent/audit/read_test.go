@@ -173,7 +173,7 @@ func TestReadWhileWritten(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for i := range 3000 {
+		for i := range 1500 {
 			if err := l.Append(sample(i % 60)); err != nil {
 				t.Error(err)
 			}

@@ -107,14 +107,20 @@ func TestFormat(t *testing.T) {
 	deny, allow := sample(3), sample(4)
 	allow.Decision, allow.CacheHit, allow.Reason = DecisionAllow, true, ""
 	allow.Policies[0].Result = "pass"
+	forged := sample(5)
+	forged.Policies = nil
+	forged.Pod.Namespace, forged.Pod.Name, forged.Container = "prod/web", `a\x1b`, "-"
+	forged.Image, forged.Digest = "x allow", "sha256:short"
+	forged.Decision, forged.Action = "", "a=b"
 	lost := item{lost: 3, since: deny.Time, till: deny.Time}.marker()
 	for name, c := range map[string]struct {
 		r    Record
 		want string
 	}{
-		"deny":  {deny, `2026-03-01T12:00:03.000Z #7 deny create prod/web-3/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms prod-signed=fail(release-key) "refused by policy prod-signed"`},
-		"allow": {allow, `2026-03-01T12:00:04.000Z #7 allow create prod/web-4/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms cached prod-signed=pass(release-key)`},
-		"lost":  {lost, `2026-03-01T12:00:03.000Z #7 error audit "3 records could not be written and did not fit into the queue, from 2026-03-01T12:00:03Z to 2026-03-01T12:00:03Z"`},
+		"deny":   {deny, `2026-03-01T12:00:03.000Z #7 deny create prod/web-3/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms prod-signed=fail(release-key) "refused by policy prod-signed"`},
+		"allow":  {allow, `2026-03-01T12:00:04.000Z #7 allow create prod/web-4/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms cached prod-signed=pass(release-key)`},
+		"forged": {forged, `2026-03-01T12:00:05.000Z #7 - "a=b" "prod/web"/"a\\x1b"/"-" "x allow" sha256:short 1.5ms "refused by policy prod-signed"`},
+		"lost":   {lost, `2026-03-01T12:00:03.000Z #7 error audit "3 records could not be written and did not fit into the queue, from 2026-03-01T12:00:03Z to 2026-03-01T12:00:03Z"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if d := cmp.Diff(c.want, Format(Entry{Record: c.r, Seq: 7})); d != "" {

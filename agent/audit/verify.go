@@ -86,7 +86,7 @@ func verifyOnce(dir string, known []Head) (Report, error) {
 	if current != nil {
 		defer current.Close()
 	}
-	v := verifier{last: genesis, known: make(map[uint64][]string)}
+	v := verifier{last: genesis, known: make(map[uint64][]string), wait: func() { time.Sleep(2 * time.Millisecond) }}
 	for _, h := range known {
 		v.known[h.Seq] = append(v.known[h.Seq], h.Hash)
 	}
@@ -114,33 +114,49 @@ func verifyOnce(dir string, known []Head) (Report, error) {
 
 // snapshot is the log at one moment: rotated files, oldest first, and the
 // current one, nil if there is none. The current file is opened before
-// the listing: if it is rotated in between it is found in the list, which ends there.
+// the listing: if it is rotated in between, it is found in the list, and the
+// moment has passed. A file that stays both was linked by someone else.
 func snapshot(dir string) ([]string, *os.File, error) {
-	current, err := openRead(filepath.Join(dir, currentName))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, err
-	}
-	rotated, err := listRotated(dir)
-	if err == nil && current == nil && len(rotated) == 0 {
-		err = fmt.Errorf("no audit log in %s: %w", dir, fs.ErrNotExist)
-	}
-	if err != nil || current == nil {
-		if current != nil {
-			current.Close()
+	const tries = 5
+	for range tries {
+		current, err := openRead(filepath.Join(dir, currentName))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, err
 		}
-		return rotated, nil, err
-	}
-	own, err := current.Stat()
-	if err != nil {
+		rotated, err := listRotated(dir)
+		if err == nil && current == nil && len(rotated) == 0 {
+			err = fmt.Errorf("no audit log in %s: %w", dir, fs.ErrNotExist)
+		}
+		if current == nil {
+			return rotated, nil, err
+		}
+		again := false
+		if err == nil {
+			again, err = isAmong(dir, rotated, current)
+		}
+		if err == nil && !again {
+			return rotated, current, nil
+		}
 		current.Close()
-		return nil, nil, fmt.Errorf("reading audit log: %w", err)
-	}
-	for i, name := range rotated {
-		if info, err := os.Lstat(filepath.Join(dir, name)); err == nil && os.SameFile(info, own) {
-			return rotated[:i], current, nil
+		if err != nil {
+			return nil, nil, err
 		}
 	}
-	return rotated, current, nil
+	return nil, nil, fmt.Errorf("reading audit log in %s: %s also has the name of a rotated file", dir, currentName)
+}
+
+// isAmong says whether f is one of the files named.
+func isAmong(dir string, names []string, f *os.File) (bool, error) {
+	own, err := f.Stat()
+	if err != nil {
+		return false, fmt.Errorf("reading audit log: %w", err)
+	}
+	for _, name := range names {
+		if info, err := os.Lstat(filepath.Join(dir, name)); err == nil && os.SameFile(info, own) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 type verifier struct {
@@ -149,6 +165,7 @@ type verifier struct {
 	file1  string
 	line1  int // file1 and line1: where last stands
 	known  map[uint64][]string
+	wait   func() // before a last line without an end is looked at again
 }
 
 func (v *verifier) broken(file string, line int, seq uint64, why Why, want string) error {
@@ -169,7 +186,7 @@ func (v *verifier) file(name string, f *os.File) error {
 				v.report.TornBytes = in.torn
 				return nil
 			}
-			time.Sleep(2 * time.Millisecond)
+			v.wait()
 			at := *in
 			in = newLines(io.NewSectionReader(f, at.off, 1<<62))
 			in.off, in.n = at.off, at.n

@@ -6,9 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -251,11 +253,57 @@ func TestNoLogIsNotAnIntactLog(t *testing.T) {
 	}
 }
 
+// A second name for the current file must not stand for the files before it.
+func TestCurrentFileLinkedAsRotated(t *testing.T) {
+	dir := t.TempDir()
+	chain(t, dir, 1, 3, 3)
+	old := filepath.Join(dir, rotatedName(1))
+	if err := errors.Join(os.Remove(old), os.Link(filepath.Join(dir, currentName), old)); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := VerifyDir(dir); err == nil || !strings.Contains(err.Error(), "also has the name") {
+		t.Errorf("report %+v: %v, want that the file has two names", r, err)
+	}
+}
+
 func TestPipeInPlaceOfTheLogDoesNotHang(t *testing.T) {
 	dir := t.TempDir()
 	mkfifo(t, filepath.Join(dir, currentName))
 	if _, err := VerifyDir(dir); err == nil {
 		t.Error("a pipe was accepted as a log")
+	}
+}
+
+// A line that its writer is in the middle of is not torn.
+func TestHalfWrittenLineIsLookedAtAgain(t *testing.T) {
+	dir := t.TempDir()
+	head := chain(t, dir, 1, 3)
+	path := filepath.Join(dir, currentName)
+	good := read(t, path)
+	write(t, path, good[:len(good)-100])
+	f, err := openRead(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	v := verifier{last: genesis, wait: func() { write(t, path, good) }}
+	if err := v.file(currentName, f); err != nil || v.report.TornBytes != 0 || v.report.Head != head {
+		t.Errorf("report %+v: %v, want the head %v", v.report, err, head)
+	}
+}
+
+// The command in the package comment, as it stands there.
+func TestLineIsCheckedWithoutThisPackage(t *testing.T) {
+	dir := t.TempDir()
+	head := chain(t, dir, 1, 1)
+	cmd := exec.Command("sh", "-c", `head -n 1 audit.jsonl | sed -E 's/,"hash":"[0-9a-f]{64}"\}$//' | tr -d '\n' | sha256sum`)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.HasPrefix(string(out), head.Hash) {
+		t.Errorf("%s (%v), want %s", out, err, head.Hash)
+	}
+	if doc := string(read(t, "doc.go")); !strings.Contains(doc, cmd.Args[2]) {
+		t.Error("the package comment has another command")
 	}
 }
 
