@@ -251,3 +251,18 @@ func TestForeignTextIsEscapedAndCut(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// A file that is all faults must fill neither memory nor a log with them.
+func TestFaultsAreBounded(t *testing.T) {
+	var flood strings.Builder
+	for i := range 20 * maxFaults {
+		fmt.Fprintf(&flood, "f%d: x\n", i)
+	}
+	faults := faultsOf(t, doc(flood.String()))
+	if len(faults) != maxFaults+1 || !strings.Contains(faults[maxFaults].Text, "more faults follow") {
+		t.Errorf("%d faults, the last: %v", len(faults), faults[len(faults)-1])
+	}
+	if text := faults.Error(); len(text) > maxErrorText+64 || !strings.HasSuffix(text, " more") {
+		t.Errorf("%d bytes, ending in %q", len(text), text[max(0, len(text)-40):])
+	}
+}

@@ -28,7 +28,7 @@ const (
 	MaxGlobs       = 1024    // images of one policy
 	MaxAuthorities = 128     // authorities of one policy
 	MaxKeys        = 64      // public keys of one authority
-	MaxImageName   = 4096    // bytes of an image name to be matched
+	MaxImageName   = 1024    // bytes of an image name to be matched; the longest a runtime takes is half of it
 
 	maxGlobLen   = 1024
 	maxNameLen   = 253
