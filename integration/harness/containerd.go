@@ -50,7 +50,8 @@ func (c *Containerd) config() string { return filepath.Join(c.dir, "containerd.t
 // Start starts containerd again after it was stopped. Its pods live on meanwhile.
 func (c *Containerd) Start(ctx context.Context) error {
 	var err error
-	if c.Process, err = startProcess(c.dir, "containerd", c.tools.path("containerd"), nil, "--config", c.config()); err != nil {
+	env := []string{"PATH=" + c.tools.dir + ":" + os.Getenv("PATH")} // the shim looks for runc
+	if c.Process, err = startProcess(c.dir, "containerd", c.tools.path("containerd"), env, "--config", c.config()); err != nil {
 		return err
 	}
 	conn, err := DialCRI(c.Socket)

@@ -1,0 +1,193 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cosentry/cosentry/integration/harness"
+)
+
+// TestCreateIsBoundToContent tries to have CreateContainer run what is on the
+// node and was never accepted, by every name and ID that it can be called by.
+func TestCreateIsBoundToContent(t *testing.T) {
+	w := newWorld(t, nil)
+	signed := w.pushSigned("app:1", "signed")
+	good := w.wantRun(t, w.image("app:1"), "signed").Ref
+	stowaway := w.push("stowaway:1", "stowaway")
+	bad := w.pullAround(w.image("stowaway:1"))
+	imported, err := w.Images.Saying("imported")
+	must(t, err)
+	must(t, w.Import(t.Context(), imported, w.image("imported:1")))
+	importedID, err := w.Direct.Present(t.Context(), w.image("imported:1"))
+	must(t, err)
+	archive, err := w.Archive(imported, "archive")
+	must(t, err)
+	absent := "sha256:" + "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+	pod := w.pod()
+
+	for _, c := range []struct{ attack, image, written, says string }{
+		{"its ID", bad, "", "no signatures found"},
+		{"its ID without the algorithm", bad[len("sha256:"):], "", ""},
+		{"its name", w.image("stowaway:1"), "", "no signatures found"},
+		{"its digest", stowaway.String(), "", "no signatures found"},
+		{"its ID, written as itself", bad, w.image("stowaway:1"), "no signatures found"},
+		{"its ID, written as a signed image's tag", bad, w.image("app:1"), ""},
+		{"its ID, written as a signed image's digest", bad, signed.String(), "not sha256:"},
+		{"its tag with a signed image's digest", w.image("stowaway:1@" + signed.DigestStr()), "", ""},
+		{"its ID, written as a signed image's ID", bad, good, ""},
+		{"its name, written as a signed image", w.image("stowaway:1"), w.image("app:1"), ""},
+		{"an imported image's ID", importedID, w.image("imported:1"), "no signatures found"},
+		{"an imported image's name", w.image("imported:1"), "", "no signatures found"},
+		{"an imported image's ID, written as a signed one", importedID, w.image("app:1"), ""},
+		{"a signed image's ID, written as the stowaway", good, w.image("stowaway:1"), ""},
+		{"an archive's path", archive, "", "path"},
+		{"an archive's path, written as a signed image", archive, w.image("app:1"), "path"},
+		{"a relative path", "./image.tar", "", ""},
+		{"a path with dots", "/run/../run/x.tar", "", "path"},
+		{"a path, at an ID written beside it", bad, archive, ""},
+		{"an unknown name", w.image("never-seen:1"), "", "no such image on this node"},
+		{"a digest that is not here", w.image("app@" + absent), "", ""},
+		{"an ID that is not here", absent, w.image("app:1"), ""},
+		{"no name at all", "", "", ""},
+		{"a name with a line break", w.image("app:1\nSignature: ok"), "", ""},
+	} {
+		t.Run("refused by "+c.attack, func(t *testing.T) {
+			id, err := w.kubelet.Create(t.Context(), pod, harness.Container{Name: "main", Image: c.written}, c.image, nil)
+			if err == nil {
+				t.Fatalf("created %s", id)
+			}
+			wantRefused(t, err, c.says)
+			w.wantNoContainers(t, pod)
+		})
+		t.Run("refused as a volume by "+c.attack, func(t *testing.T) {
+			volume := harness.Container{Name: "main", Image: w.image("app:1"), Volumes: map[string]string{"/data": c.written}}
+			_, err := w.kubelet.Create(t.Context(), pod, volume, good, map[string]string{"/data": c.image})
+			wantRefused(t, err)
+			w.wantNoContainers(t, pod)
+		})
+	}
+	t.Run("still allowed: the signed image", func(t *testing.T) { w.wantRun(t, w.image("app:1"), "signed") })
+}
+
+// wantNoContainers asks the runtime itself.
+func (w *world) wantNoContainers(t *testing.T, pod *harness.Pod) {
+	t.Helper()
+	list, err := w.Direct.Runtime.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{
+		Filter: &runtimeapi.ContainerFilter{PodSandboxId: pod.Sandbox},
+	})
+	must(t, err)
+	if len(list.Containers) != 0 {
+		t.Errorf("the pod has containers, want none: %v", list.Containers)
+	}
+}
+
+// TestImportThatLies: whoever can write to containerd's image store can give
+// any bytes any name, that of a signed image included.
+func TestImportThatLies(t *testing.T) {
+	for _, claim := range []string{"tag", "digest"} {
+		t.Run("by "+claim, func(t *testing.T) {
+			w := newWorld(t, nil)
+			digest := w.pushSigned("app:1", "true")
+			record := map[string]string{"tag": w.image("app:1"), "digest": digest.String()}[claim]
+			lie, err := w.Images.Saying("false")
+			must(t, err)
+			must(t, w.Import(t.Context(), lie, record))
+
+			_, err = w.run(harness.Container{Image: record})
+			wantRefused(t, err)
+			w.wantRecord(t, record, "create", "deny")
+			// A pull brings the true bytes, whatever stood there before.
+			out, err := w.run(harness.Container{Image: record, Policy: "Always"})
+			must(t, err)
+			if out.Output != "true" {
+				t.Errorf("printed %q", out.Output)
+			}
+			w.wantRun(t, record, "true")
+		})
+	}
+}
+
+// TestRetaggedOnTheNode moves a tag in containerd's store between the pull and
+// the creation of the container.
+func TestRetaggedOnTheNode(t *testing.T) {
+	w := newWorld(t, nil)
+	w.pushSigned("app:1", "true")
+	pod := w.pod()
+	ref, err := w.kubelet.Pull(t.Context(), pod, w.image("app:1"), nil)
+	must(t, err)
+	lie, err := w.Images.Saying("false")
+	must(t, err)
+	must(t, w.Import(t.Context(), lie, w.image("app:1")))
+
+	c := harness.Container{Name: "by-id", Image: w.image("app:1")}
+	id, err := w.kubelet.Create(t.Context(), pod, c, ref, nil)
+	must(t, err)
+	must(t, w.kubelet.Start(t.Context(), id))
+	output, err := w.kubelet.Wait(t.Context(), pod, c.Name, id)
+	must(t, err)
+	if output != "true" {
+		t.Errorf("the image ID that was judged printed %q", output)
+	}
+	c.Name = "by-tag"
+	_, err = w.kubelet.Create(t.Context(), pod, c, w.image("app:1"), nil)
+	wantRefused(t, err, "no signatures found")
+}
+
+func TestImageVolumes(t *testing.T) {
+	w := newWorld(t, nil)
+	w.pushSigned("app:1", "app")
+	w.pushSigned("data:1", "signed data")
+	w.push("evil-data:1", "unsigned data")
+	c := harness.Container{
+		Name: "main", Image: w.image("app:1"), Command: []string{"/bin/cat", "/data/words"},
+		Volumes: map[string]string{"/data": w.image("data:1")},
+	}
+	out, err := w.run(c)
+	must(t, err)
+	if out.Output != "signed data" {
+		t.Errorf("the volume holds %q", out.Output)
+	}
+	w.wantRecord(t, w.image("data:1"), "mount", "allow")
+
+	c.Volumes = map[string]string{"/data": w.image("evil-data:1")}
+	_, err = w.run(c)
+	wantRefused(t, err, "evil-data")
+	w.wantRecord(t, w.image("evil-data:1"), "pull", "deny")
+	w.pullAround(w.image("evil-data:1"))
+	_, err = w.run(c)
+	wantRefused(t, err, "evil-data")
+	w.wantRecord(t, w.image("evil-data:1"), "mount", "deny")
+}
+
+// TestObserveLetsThroughAndRecords shows the same node without teeth.
+func TestObserveLetsThroughAndRecords(t *testing.T) {
+	w := newWorld(t, func(_ *world, s *harness.Settings) { s.Mode = "observe" })
+	w.push("evil:1", "unsigned")
+	w.wantRun(t, w.image("evil:1"), "unsigned")
+	w.wantRecord(t, w.image("evil:1"), "create", "warn")
+}
+
+// TestAuditNamesTheBrokenRecord changes one byte of a record.
+func TestAuditNamesTheBrokenRecord(t *testing.T) {
+	w := newWorld(t, nil)
+	w.pushSigned("app:1", "app")
+	w.wantRun(t, w.image("app:1"), "app")
+	copied := filepath.Join(w.Dir, "copied")
+	must(t, os.CopyFS(copied, os.DirFS(w.agent.AuditDir)))
+	path := filepath.Join(copied, "audit.jsonl")
+	data, err := os.ReadFile(path)
+	must(t, err)
+	changed := []byte(string(data))
+	at := len(changed) / 4
+	changed[at] ^= 1
+	must(t, os.WriteFile(path, changed, 0o600))
+	output, code, err := w.agent.Command(t.Context(), "audit", "verify", "--dir", copied)
+	must(t, err)
+	if code != 1 {
+		t.Errorf("exit code %d for a changed log, want 1\n%s", code, output)
+	}
+}
