@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,14 +31,19 @@ func rotatedName(firstSeq uint64) string {
 	return fmt.Sprintf("%s%016d%s", rotatedPrefix, firstSeq, rotatedSuffix)
 }
 
-// rotatedSeq is the first seq that a rotated file's name claims.
+// rotatedSeq is the first seq that a rotated file's name claims. 0 is possible:
+// rotate gives it to a file of nothing but junk.
 func rotatedSeq(name string) (uint64, bool) {
 	digits, ok := strings.CutPrefix(name, rotatedPrefix)
 	digits, ok2 := strings.CutSuffix(digits, rotatedSuffix)
 	if !ok || !ok2 || len(digits) != 16 {
 		return 0, false
 	}
-	return parseSeq([]byte(strings.TrimLeft(digits, "0")))
+	if strings.Trim(digits, "0123456789") != "" {
+		return 0, false
+	}
+	seq, err := strconv.ParseUint(digits, 10, 64)
+	return seq, err == nil
 }
 
 // listRotated names the rotated files, oldest first. No current file among them.

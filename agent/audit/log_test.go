@@ -212,8 +212,8 @@ func TestRotationNeverReplacesAFile(t *testing.T) {
 	if got, _ := os.ReadFile(obstacle); string(got) != "evidence" {
 		t.Errorf("file was replaced with %.40q", got)
 	}
-	if len(failed) == 0 {
-		t.Error("nothing was reported")
+	if n := len(failed); n == 0 || n > 20 {
+		t.Errorf("%d failures reported; want some, and not a try for each record", n)
 	}
 	if got := l.Head().Seq; got != 150 {
 		t.Errorf("%d records written, want 150", got)

@@ -177,18 +177,18 @@ func (r *reader) drain(at *place) error {
 		if err != nil && !errors.Is(err, errLong) {
 			return err
 		}
-		at.off, at.line = in.off, in.n
+		at.off, at.line = in.off, in.n // of errLong there is no line, which is not a record either
 		if r.skip > 0 {
 			r.skip--
 			continue
 		}
-		if err := r.give(at, line, err == nil); err != nil {
+		if err := r.give(at, line); err != nil {
 			return err
 		}
 	}
 }
 
-func (r *reader) give(at *place, line []byte, whole bool) error {
+func (r *reader) give(at *place, line []byte) error {
 	if r.ctx.Err() != nil {
 		return errStop
 	}
@@ -198,7 +198,7 @@ func (r *reader) give(at *place, line []byte, whole bool) error {
 	if err == nil {
 		rec, err = decodeRecord(line)
 	}
-	if !whole || err != nil {
+	if err != nil {
 		if errors.Is(err, errHash) {
 			bad.Seq, bad.Why = head.Seq, WhyHash
 		}

@@ -111,6 +111,35 @@ func TestDamageIsNotTidiedAway(t *testing.T) {
 	}
 }
 
+func TestFullFileOfJunkIsRotatedAndFound(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, currentName), bytes.Repeat([]byte("junk\n"), maxLine/5))
+	l := mustOpen(t, Options{Dir: dir, MaxFileSize: maxLine})
+	mustAppend(t, l, 1, 250)
+	_, err := VerifyDir(dir)
+	var broken *BrokenError
+	if !errors.As(err, &broken) || broken.File != rotatedName(0) || broken.Why != WhyUnparsable {
+		t.Errorf("found %v, want the junk in %s", err, rotatedName(0))
+	}
+	names, err := listRotated(dir)
+	if err != nil || len(names) != 3 {
+		t.Errorf("rotated files %v (%v), want the junk and two more", names, err)
+	}
+}
+
+func TestLongLineIsNoLine(t *testing.T) {
+	in := newLines(strings.NewReader(strings.Repeat("a", maxLine) + "\n" + strings.Repeat("b", maxLine-1) + "\nc"))
+	if _, err := in.next(); !errors.Is(err, errLong) {
+		t.Errorf("%v, want errLong", err)
+	}
+	if line, err := in.next(); err != nil || len(line) != maxLine-1 || in.n != 2 {
+		t.Errorf("line %d of %d bytes, %v, want the second whole", in.n, len(line), err)
+	}
+	if _, err := in.next(); !errors.Is(err, errTorn) || in.torn != 1 {
+		t.Errorf("%d bytes, %v, want 1 torn", in.torn, err)
+	}
+}
+
 func replaceLast(b []byte, from, to string) []byte {
 	i := bytes.LastIndex(b, []byte(from))
 	return bytes.Join([][]byte{b[:i], b[i+len(from):]}, []byte(to))
@@ -146,8 +175,13 @@ func TestFileAlteredWhileOpen(t *testing.T) {
 		"moved away":          {func(t *testing.T, path string) { os.Rename(path, path+".1") }, false},
 		"emptied":             {func(t *testing.T, path string) { os.Truncate(path, 0) }, false},
 		"replaced by another": {func(t *testing.T, path string) { os.Remove(path); write(t, path, []byte("junk\n")) }, true},
-		"cut in a line":       {func(t *testing.T, path string) { os.Truncate(path, 1000) }, true},
-		"line added":          {func(t *testing.T, path string) { write(t, path, append(read(t, path), "junk\n"...)) }, true},
+		"replaced by one of its size": {func(t *testing.T, path string) {
+			b := read(t, path)
+			os.Remove(path)
+			write(t, path, append(bytes.Repeat([]byte("j"), len(b)-1), '\n'))
+		}, true},
+		"cut in a line": {func(t *testing.T, path string) { os.Truncate(path, 1000) }, true},
+		"line added":    {func(t *testing.T, path string) { write(t, path, append(read(t, path), "junk\n"...)) }, true},
 		"part of a line added": {func(t *testing.T, path string) {
 			write(t, path, append(read(t, path), "junk"...))
 		}, false},

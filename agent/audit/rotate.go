@@ -100,7 +100,7 @@ func (l *Log) rotate() error {
 		l.fault(fmt.Errorf("syncing audit log: %w", err))
 	}
 	first := l.first
-	if first == 0 { // no line of it is a record
+	if first == 0 { // no line of it is a record: it sorts before the one that will be next
 		first = l.head.Seq
 	}
 	if err := renameNew(l.path, filepath.Join(l.opts.Dir, rotatedName(first))); err != nil {
