@@ -17,9 +17,9 @@ type key struct {
 	image, repository string
 	digest            digest.Digest
 	revision          string
-	// credentials is set for refusals only. A registry may answer "no
+	// credentials is set for refusals and warnings only. A registry may answer "no
 	// signatures here" to one set of credentials and show them to the next, and kubelet
-	// tries its pull secrets one after the other. An allow rests on signed bytes,
+	// tries its pull secrets one after the other. An allow without a warning rests on signed bytes,
 	// whoever fetched them.
 	credentials string
 }
@@ -57,11 +57,14 @@ func newCache(size int) (*cache, error) {
 }
 
 func (c *cache) get(k key, cred evidence.Credentials, now time.Time) (Verdict, bool) {
-	if v, ok := c.lookup(k, now); ok && v.Allowed {
+	if v, ok := c.lookup(k, now); ok && !depends(v) {
 		return v, true
 	}
 	return c.lookup(k.with(cred), now)
 }
+
+// depends reports whether v may rest on signatures that were not there for somebody.
+func depends(v Verdict) bool { return !v.Allowed || v.Warn }
 
 func (c *cache) lookup(k key, now time.Time) (Verdict, bool) {
 	e, ok := c.lru.Get(k)
@@ -77,7 +80,7 @@ func (c *cache) lookup(k key, now time.Time) (Verdict, bool) {
 }
 
 func (c *cache) put(k key, cred evidence.Credentials, v Verdict, expires time.Time) {
-	if !v.Allowed {
+	if depends(v) {
 		k = k.with(cred)
 	}
 	c.lru.Add(k, entry{v, expires})

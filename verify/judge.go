@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/cosentry/cosentry/verify/evidence"
+	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/policy"
 )
 
@@ -58,8 +59,16 @@ func judge(ctx context.Context, matched []*policy.Policy, noMatch NoMatch, s Sub
 	}
 	settled = true
 	var undecided *UndecidedError
+	var found candidates
+	if ev != nil {
+		found = candidatesOf(ev)
+	}
 	for _, p := range matched {
-		r := judgePolicy(ctx, p, ev)
+		r := judgePolicy(ctx, p, ev, found)
+		if ctx.Err() != nil {
+			// A registry may hold as many signatures as the bounds allow, and each costs time.
+			return Verdict{}, false, &UndecidedError{Subject: s, Policy: p.Name, Err: fmt.Errorf("judging the signatures took too long: %w", context.Cause(ctx))}
+		}
 		v.Policies = append(v.Policies, r)
 		if r.Passed {
 			continue
@@ -100,11 +109,11 @@ func missingFor(p *policy.Policy, ev *evidence.Evidence) error {
 }
 
 // judgePolicy asks every authority, so that the explanation is whole.
-func judgePolicy(ctx context.Context, p *policy.Policy, ev *evidence.Evidence) PolicyResult {
+func judgePolicy(ctx context.Context, p *policy.Policy, ev *evidence.Evidence, found candidates) PolicyResult {
 	r := PolicyResult{Policy: p.Name, Mode: p.Mode.String()}
 	var reasons []string
 	for i := range p.Authorities {
-		a := judgeAuthority(ctx, &p.Authorities[i], ev)
+		a := judgeAuthority(ctx, &p.Authorities[i], ev, found)
 		r.Authorities = append(r.Authorities, a)
 		if a.Passed {
 			r.Passed = true
@@ -122,7 +131,7 @@ func judgePolicy(ctx context.Context, p *policy.Policy, ev *evidence.Evidence) P
 	return r
 }
 
-func judgeAuthority(ctx context.Context, a *policy.Authority, ev *evidence.Evidence) AuthorityResult {
+func judgeAuthority(ctx context.Context, a *policy.Authority, ev *evidence.Evidence, found candidates) AuthorityResult {
 	switch {
 	case a.Static != nil && a.Key == nil:
 		r := AuthorityResult{Authority: a.Name, Kind: "static", Passed: a.Static.Pass}
@@ -134,25 +143,26 @@ func judgeAuthority(ctx context.Context, a *policy.Authority, ev *evidence.Evide
 		}
 		return r
 	case a.Key != nil && a.Static == nil:
-		return judgeKey(ctx, a, ev)
+		return judgeKey(ctx, a, ev, found.in(a.Format))
 	default:
 		return AuthorityResult{Authority: a.Name, Reason: fmt.Sprintf("authority %q is of no kind that this build can judge", a.Name)}
 	}
 }
 
 // judgeKey looks for one signature over the digest by one of the authority's keys.
-func judgeKey(ctx context.Context, a *policy.Authority, ev *evidence.Evidence) AuthorityResult {
-	r := AuthorityResult{Authority: a.Name, Kind: "key"}
+func judgeKey(ctx context.Context, a *policy.Authority, ev *evidence.Evidence, found []candidate) AuthorityResult {
+	r := AuthorityResult{Authority: a.Name, Kind: "key", Found: len(found)}
 	if ev == nil {
 		// Another authority passed statically and nothing was fetched.
 		r.Reason = fmt.Sprintf("no signature was looked for by authority %q", a.Name)
 		return r
 	}
 	var otherDigest, otherUse int
-	candidates := candidatesFor(a, ev)
-	r.Found = len(candidates)
 	for _, k := range a.Key.PublicKeys {
-		for _, c := range candidates {
+		for _, c := range found {
+			if ctx.Err() != nil {
+				break // the caller looks, and does not use this result
+			}
 			switch c.verify(ctx, k, ev.Digest) {
 			case nil:
 				r.Passed, r.KeyFingerprint, r.Form = true, k.Fingerprint, c.form()
@@ -183,13 +193,20 @@ func countWords(found, otherDigest, otherUse int) string {
 	case otherDigest > 0:
 		return fmt.Sprintf("%s, %d by this key but for another image", n, otherDigest)
 	case otherUse > 0:
-		return fmt.Sprintf("%s, %d by this key but as an attestation", n, otherUse)
+		return fmt.Sprintf("%s, %d by this key but not as an image signature", n, otherUse)
 	}
 	return n + ", none by this key"
 }
 
 // definite reports whether err says something about the evidence itself, as against
-// something about the way there.
+// something about the way there. Where several errors are joined all must; one
+// that is not known here is none, so that it is never kept as a refusal.
 func definite(err error) bool {
-	return !errors.Is(err, evidence.ErrUnavailable) && !errors.Is(err, evidence.ErrUnauthorized)
+	for _, passing := range []error{evidence.ErrUnavailable, evidence.ErrUnauthorized, context.DeadlineExceeded, context.Canceled} {
+		if errors.Is(err, passing) {
+			return false
+		}
+	}
+	var exceeded *limits.Exceeded
+	return errors.As(err, &exceeded) || errors.Is(err, evidence.ErrMismatch) || errors.Is(err, evidence.ErrNotFound)
 }

@@ -22,6 +22,14 @@ type Subject struct {
 	Credentials evidence.Credentials
 }
 
+// subject names s in an error: by its digest, unless that is a stranger's words.
+func (s Subject) subject() string {
+	if s.Digest.Validate() != nil {
+		return "an image without a valid digest"
+	}
+	return s.Digest.String()
+}
+
 // Verdict is the answer for one Subject under one policy revision. It is
 // immutable: verdicts are shared by the cache.
 type Verdict struct {

@@ -49,9 +49,9 @@ type UndecidedError struct {
 
 func (e *UndecidedError) Error() string {
 	if e.Policy != "" {
-		return fmt.Sprintf("policy %q could not be judged for %s: %v", e.Policy, e.Subject.Digest, e.Err)
+		return fmt.Sprintf("policy %q could not be judged for %s: %v", e.Policy, e.Subject.subject(), e.Err)
 	}
-	return fmt.Sprintf("no verdict on %s: %v", e.Subject.Digest, e.Err)
+	return fmt.Sprintf("no verdict on %s: %v", e.Subject.subject(), e.Err)
 }
 
 func (e *UndecidedError) Unwrap() error { return e.Err }
@@ -63,8 +63,8 @@ type Options struct {
 	// CacheSize is the number of verdicts kept; AllowTTL and DenyTTL are how long.
 	CacheSize         int
 	AllowTTL, DenyTTL time.Duration
-	// FetchTimeout bounds one verification that several callers share. Each caller's own
-	// context bounds its own wait.
+	// FetchTimeout bounds the fetching for one verification that several callers share, and
+	// after it the judging. Each caller's own context bounds its own wait.
 	FetchTimeout time.Duration
 	// Cache is told of every look-up, Judged of every verification made; both may be nil.
 	Cache  func(hit bool)
@@ -109,6 +109,10 @@ func New(o Options) (*Verifier, error) {
 // SetPolicies puts a set in force, atomically. Verdicts reached under another
 // revision are dropped.
 func (v *Verifier) SetPolicies(set *policy.Set) {
+	if set == nil {
+		v.SetUnusable(errors.New("no policy set was given"))
+		return
+	}
 	v.state.Store(&state{set: set})
 	v.cache.purge()
 }
@@ -138,7 +142,7 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%w: %w", ErrNoPolicy, st.err)}
 	}
 	if err := s.Digest.Validate(); err != nil || s.Digest.Algorithm() != digest.SHA256 {
-		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%q is not a sha256 digest", s.Digest)}
+		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%.100q is not a sha256 digest", s.Digest)}
 	}
 	k := keyOf(s, st.set.Revision())
 	if verdict, ok := v.cache.get(k, s.Credentials, v.now()); ok {
@@ -172,7 +176,7 @@ func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject) (_ V
 		// A parser that panics on a stranger's bytes must end neither the agent, and with it
 		// the node's way to its runtime, nor in an allow.
 		if r := recover(); r != nil {
-			err = &UndecidedError{Subject: s, Err: fmt.Errorf("verification panicked: %v", r)}
+			err = &UndecidedError{Subject: s, Err: fmt.Errorf("verification panicked: %.300q", fmt.Sprint(r))}
 		}
 		if v.opts.Judged != nil {
 			v.opts.Judged(v.now().Sub(start), err)
@@ -185,12 +189,19 @@ func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject) (_ V
 	var ev *evidence.Evidence
 	if needsEvidence(matched) {
 		ev, err = v.opts.Source.Fetch(ctx, s.Repository, s.Digest, s.Credentials)
+		if err == nil && ev == nil {
+			err = errors.New("no evidence was given, and no reason")
+		}
 		if err != nil {
 			// Policies that need no evidence, or only warn, are still judged.
 			ev = &evidence.Evidence{Repository: s.Repository, Digest: s.Digest, Incomplete: err}
 		}
 	}
-	verdict, settled, err := judge(ctx, matched, v.opts.NoMatch, s, ev)
+	// A fetch that used up its time may still have found a good signature, so judging has as
+	// much again.
+	judging, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.opts.FetchTimeout)
+	defer cancel()
+	verdict, settled, err := judge(judging, matched, v.opts.NoMatch, s, ev)
 	if err != nil {
 		return Verdict{}, err
 	}
