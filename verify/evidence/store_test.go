@@ -1,0 +1,208 @@
+package evidence
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	ocilayout "github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/opencontainers/go-digest"
+)
+
+func kept(n int) *Evidence {
+	payload := fmt.Appendf(nil, `{"n":%d}`, n)
+	return &Evidence{
+		Repository: fmt.Sprintf("registry.example/app%d", n),
+		Digest:     digest.FromString(fmt.Sprint("image", n)),
+		Signatures: []Signature{{
+			Payload:         payload,
+			Base64Signature: "c2ln",
+			Annotations:     map[string]string{signatureAnnotation: "c2ln", "other": "x"},
+			Source:          digest.FromBytes(payload),
+		}},
+		Bundles: []Bundle{{Raw: fmt.Appendf(nil, `{"mediaType":"b","n":%d}`, n)}},
+	}
+}
+
+func openStore(t *testing.T, dir string, size int) *Store {
+	t.Helper()
+	s, err := OpenStore(dir, size, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+var sameMaterial = cmpopts.IgnoreFields(Bundle{}, "Source")
+
+func TestKeptEvidenceOutlivesARestart(t *testing.T) {
+	dir := t.TempDir()
+	want := kept(1)
+	openStore(t, dir, 4).Keep(want)
+	got := openStore(t, dir, 4).Recall(want.Repository, want.Digest)
+	if diff := cmp.Diff(want, got, sameMaterial); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestSavedEvidenceIsAnOCILayout(t *testing.T) {
+	dir := t.TempDir()
+	if err := kept(1).Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	index, err := ocilayout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(m.Manifests) != 2 {
+		t.Fatalf("%d manifests, want one of signatures and one bundle", len(m.Manifests))
+	}
+	for _, d := range m.Manifests {
+		img, err := index.Image(d.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		layers, err := img.Layers()
+		if err != nil || len(layers) != 1 {
+			t.Fatalf("layers of %s: %v, %v", d.Digest, layers, err)
+		}
+	}
+}
+
+func TestKeptEvidenceIsOnlyAboutWhatItWasKeptFor(t *testing.T) {
+	s := openStore(t, t.TempDir(), 4)
+	one, two := kept(1), kept(2)
+	s.Keep(one)
+	if e := s.Recall(two.Repository, one.Digest); e != nil {
+		t.Error("another repository was answered")
+	}
+	if e := s.Recall(one.Repository, two.Digest); e != nil {
+		t.Error("another digest was answered")
+	}
+	// A folder copied to the place of another image's.
+	if err := os.Rename(filepath.Join(s.dir, entryName(one.Repository, one.Digest)), filepath.Join(s.dir, entryName(two.Repository, two.Digest))); err != nil {
+		t.Fatal(err)
+	}
+	if e := openStore(t, s.dir, 4).Recall(two.Repository, two.Digest); e != nil {
+		t.Error("evidence moved to another image's place was used")
+	}
+}
+
+func TestTamperedFilesAreDropped(t *testing.T) {
+	for name, tamper := range map[string]func(t *testing.T, entry string){
+		"blob changed": func(t *testing.T, entry string) {
+			blobs, err := filepath.Glob(filepath.Join(entry, "blobs/sha256/*"))
+			if err != nil || len(blobs) == 0 {
+				t.Fatal(blobs, err)
+			}
+			for _, b := range blobs {
+				data, err := os.ReadFile(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(b, append(data, ' '), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		"blob gone": func(t *testing.T, entry string) {
+			if err := os.RemoveAll(filepath.Join(entry, "blobs")); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"index cut": func(t *testing.T, entry string) {
+			if err := os.Truncate(filepath.Join(entry, "index.json"), 20); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a digest that leaves the folder": func(t *testing.T, entry string) {
+			path := filepath.Join(entry, "index.json")
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := strings.Index(string(data), `"digest":"sha256:`)
+			data = append(data[:i:i], []byte(`"digest":"sha256:../../../../etc/passwd`+string(data[i+len(`"digest":"sha256:`)+64:]))...)
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openStore(t, t.TempDir(), 4)
+			e := kept(1)
+			s.Keep(e)
+			entry := filepath.Join(s.dir, entryName(e.Repository, e.Digest))
+			tamper(t, entry)
+			if got := s.Recall(e.Repository, e.Digest); got != nil {
+				t.Fatalf("used: %+v", got)
+			}
+			if _, err := os.Stat(entry); !os.IsNotExist(err) {
+				t.Errorf("still there: %v", err)
+			}
+			s.Keep(e) // and it can be kept again
+			if s.Recall(e.Repository, e.Digest) == nil {
+				t.Error("not kept again")
+			}
+		})
+	}
+}
+
+func TestStoreKeepsNoMoreThanItsSize(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir, 2)
+	for n := range 5 {
+		s.Keep(kept(n))
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != 2 {
+		t.Errorf("%d entries on disk", len(entries))
+	}
+	if e := kept(4); s.Recall(e.Repository, e.Digest) == nil {
+		t.Error("the newest is gone")
+	}
+	// A smaller bound holds from the next start on.
+	openStore(t, dir, 1)
+	if entries, err = os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("%d entries after a smaller bound, %v", len(entries), err)
+	}
+}
+
+func TestNeitherNothingNorTooMuchIsKept(t *testing.T) {
+	s := openStore(t, t.TempDir(), 4)
+	s.Keep(&Evidence{Repository: "r.example/none", Digest: digest.FromString("n")})
+	big := kept(1)
+	big.Bundles[0].Raw = make([]byte, maxKept+1)
+	s.Keep(big)
+	entries, err := os.ReadDir(s.dir)
+	if err != nil || len(entries) != 0 {
+		t.Errorf("%d entries, %v", len(entries), err)
+	}
+}
+
+func TestUnfinishedEntriesAreSweptAtStart(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, unfinished+"123"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "owner's note"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	openStore(t, dir, 4)
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "owner's note" {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}
