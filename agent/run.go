@@ -55,7 +55,7 @@ func run(ctx context.Context, c config.Config, log *slog.Logger) error {
 	var proxy *criproxy.Proxy // the metrics ask it; set below, before anything is served
 	m := metrics.New(buildVersion(), string(c.Mode), func() bool { return proxy.RuntimeState() == connectivity.Ready })
 
-	records, err := audit.Open(audit.Options{
+	records := newRecorder(audit.Options{
 		Dir:         c.Audit.Dir,
 		MaxFileSize: int64(c.Audit.MaxFileSize),
 		MaxFiles:    c.Audit.MaxFiles,
@@ -63,10 +63,7 @@ func run(ctx context.Context, c config.Config, log *slog.Logger) error {
 		Log:         log,
 		Failed:      m.AuditFailed,
 	})
-	if err != nil {
-		return fmt.Errorf("opening the audit log: %w", err)
-	}
-	defer func() {
+	defer func() { // last of all: what is still in flight is recorded
 		if err := records.Close(); err != nil {
 			log.Error("closing the audit log", "error", err)
 		}
@@ -76,7 +73,15 @@ func run(ctx context.Context, c config.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	verifier, err := newVerifier(c, fetcher, m)
+	var keeper verify.Keeper
+	if c.Evidence.Dir != "" {
+		if store, err := evidence.OpenStore(c.Evidence.Dir, c.Evidence.Size, log); err != nil {
+			log.Warn("signatures are not kept on disk", "error", err)
+		} else {
+			keeper = store
+		}
+	}
+	verifier, err := newVerifier(c, fetcher, keeper, m)
 	if err != nil {
 		return err
 	}
@@ -164,9 +169,10 @@ func newFetcher(c config.Config, log *slog.Logger, m *metrics.Metrics) (*evidenc
 	return f, nil
 }
 
-func newVerifier(c config.Config, source verify.Source, m *metrics.Metrics) (*verify.Verifier, error) {
+func newVerifier(c config.Config, source verify.Source, keeper verify.Keeper, m *metrics.Metrics) (*verify.Verifier, error) {
 	o := verify.Options{
 		Source:       source,
+		Keeper:       keeper,
 		NoMatch:      verify.NoMatch(c.Policies.NoMatch),
 		CacheSize:    c.Cache.Size,
 		AllowTTL:     time.Duration(c.Cache.AllowTTL),

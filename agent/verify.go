@@ -104,7 +104,7 @@ func judge(ctx context.Context, c config.Config, image string, say func(string))
 	if err != nil {
 		return verify.Verdict{}, err
 	}
-	verifier, err := newVerifier(c, fetcher, nil)
+	verifier, err := newVerifier(c, fetcher, nil, nil)
 	if err != nil {
 		return verify.Verdict{}, err
 	}

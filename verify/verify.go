@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +35,13 @@ import (
 // returned with Evidence.Incomplete set; an error means that nothing was learnt.
 type Source interface {
 	Fetch(ctx context.Context, repository string, d digest.Digest, c evidence.Credentials) (*evidence.Evidence, error)
+}
+
+// Keeper remembers evidence across restarts. It is asked when a registry gives no answer, and told
+// of what an allow rested on. *evidence.Store is one.
+type Keeper interface {
+	Keep(*evidence.Evidence)
+	Recall(repository string, d digest.Digest) *evidence.Evidence // nil if there is none
 }
 
 // ErrNoPolicy is wrapped by errors of a Verifier that has no usable policy set.
@@ -58,7 +66,9 @@ func (e *UndecidedError) Unwrap() error { return e.Err }
 
 // Options configure a Verifier.
 type Options struct {
-	Source  Source
+	Source Source
+	// Keeper may be nil.
+	Keeper  Keeper
 	NoMatch NoMatch
 	// CacheSize is the number of verdicts kept; AllowTTL and DenyTTL are how long.
 	CacheSize         int
@@ -211,10 +221,36 @@ func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject) (_ V
 	if verdict.Allowed && !verdict.Warn {
 		ttl = v.opts.AllowTTL
 	}
+	if verdict.Allowed && !verdict.Warn && ev != nil && ev.Incomplete == nil && v.opts.Keeper != nil {
+		v.opts.Keeper.Keep(ev)
+	}
 	if settled {
 		v.cache.put(k, s.Credentials, verdict, v.now().Add(ttl))
 	}
 	return verdict, nil
+}
+
+// gather fetches the evidence about s. What a registry could not be asked about for the moment is
+// filled up from what was kept: a pod must be able to restart while its registry is away, or
+// when its pull secret came with the pull and not with the restart. Kept evidence is signed
+// data like any other and is judged like it; that some is missing stays on record in Incomplete, so that
+// without a good signature among it the outcome is "could not find out" and not "unsigned".
+func (v *Verifier) gather(ctx context.Context, s Subject) *evidence.Evidence {
+	ev, err := v.opts.Source.Fetch(ctx, s.Repository, s.Digest, s.Credentials)
+	if err != nil {
+		// Policies that need no evidence, or only warn, are still judged.
+		ev = &evidence.Evidence{Repository: s.Repository, Digest: s.Digest, Incomplete: err}
+	}
+	if ev.Incomplete == nil || definite(ev.Incomplete) || v.opts.Keeper == nil {
+		return ev
+	}
+	if kept := v.opts.Keeper.Recall(s.Repository, s.Digest); kept != nil {
+		more := *ev // evidence is not changed once it was handed out
+		more.Signatures = append(slices.Clone(ev.Signatures), kept.Signatures...)
+		more.Bundles = append(slices.Clone(ev.Bundles), kept.Bundles...)
+		return &more
+	}
+	return ev
 }
 
 func (v *Verifier) observeCache(hit bool) {

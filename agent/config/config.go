@@ -42,6 +42,7 @@ type Config struct {
 	Verification Verification `yaml:"verification"`
 	Cache        Cache        `yaml:"cache"`
 	Registry     Registry     `yaml:"registry"`
+	Evidence     Evidence     `yaml:"evidence"`
 	Audit        Audit        `yaml:"audit"`
 	HTTP         HTTP         `yaml:"http"`
 	Log          Log          `yaml:"log"`
@@ -97,6 +98,12 @@ type Registry struct {
 	DockerConfig string `yaml:"dockerConfig"`
 }
 
+// Evidence is where signatures are kept for the hours in which a registry is away.
+type Evidence struct {
+	Dir  string `yaml:"dir"`
+	Size int    `yaml:"size"`
+}
+
 // Audit is where decisions are recorded.
 type Audit struct {
 	Dir         string `yaml:"dir"`
@@ -138,6 +145,7 @@ func Default() Config {
 		Verification: Verification{CreateTimeout: Duration(30 * time.Second), PullTimeout: Duration(60 * time.Second)},
 		Cache:        Cache{Size: 4096, AllowTTL: Duration(time.Hour), DenyTTL: Duration(30 * time.Second)},
 		Registry:     Registry{HostsDir: "/etc/containerd/certs.d", DockerConfig: "/var/lib/kubelet/config.json"},
+		Evidence:     Evidence{Dir: "/var/lib/cosentry/evidence", Size: 1024},
 		Audit:        Audit{Dir: "/var/log/cosentry", MaxFileSize: 64 << 20, MaxFiles: 8},
 		HTTP:         HTTP{Address: "127.0.0.1:9477"},
 		Log:          Log{Format: "json", Level: "info"},

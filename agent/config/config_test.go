@@ -39,6 +39,7 @@ policies: {dir: /p, noMatch: warn}
 verification: {createTimeout: 5s, pullTimeout: 6s}
 cache: {size: 7, allowTTL: 8m, denyTTL: 9s}
 registry: {hostsDir: "/h:/i", dockerConfig: /d}
+evidence: {dir: /e, size: 2}
 audit: {dir: /a, maxFileSize: 1Mi, maxFiles: 3, required: true}
 http: {address: "[::1]:1"}
 log: {format: text, level: debug}
@@ -53,6 +54,7 @@ log: {format: text, level: debug}
 		Verification: Verification{Duration(5 * time.Second), Duration(6 * time.Second)},
 		Cache:        Cache{7, Duration(8 * time.Minute), Duration(9 * time.Second)},
 		Registry:     Registry{"/h:/i", "/d"},
+		Evidence:     Evidence{"/e", 2},
 		Audit:        Audit{"/a", 1 << 20, 3, true},
 		HTTP:         HTTP{"[::1]:1"},
 		Log:          Log{"text", "debug"},
@@ -81,6 +83,7 @@ func TestFaultsAreNamed(t *testing.T) {
 		"a number is no duration":          {head + "cache: {allowTTL: 5}\n", "line 3: \"5\" is not a duration"},
 		"all faults at once: duration":     {head + "cache: {allowTTL: 5}\nfoo: 1\n", "unknown setting foo"},
 		"cache without room":               {head + "cache: {size: 0}\n", "cache.size"},
+		"no evidence to keep":              {head + "evidence: {size: 0}\n", "evidence.size"},
 		"audit file too small":             {head + "audit: {maxFileSize: 1Ki}\n", "audit.maxFileSize"},
 		"a size with an unknown unit":      {head + "audit: {maxFileSize: 1MB}\n", "is not a size"},
 		"a size that overflows":            {head + "audit: {maxFileSize: 99999999999Gi}\n", "is not a size"},
@@ -243,6 +246,8 @@ var described = map[string]string{
 	"cache.denyTTL":              "How long a refusal or a warning is kept: 1s to 1h. So long may it take until a new signature counts.",
 	"registry.hostsDir":          "containerd's `config_path`: folders of `<host>/hosts.toml`, several separated by `:`. Signatures are fetched through the same mirrors, with the same CAs and client certificates, as the image. Empty: none.",
 	"registry.dockerConfig":      "The node's docker config file, used after the credentials in the request. May be missing. Empty: none. Credential helpers are not run.",
+	"evidence.dir":               "Folder in which signatures that were accepted are kept, one OCI image layout an image, for when a registry is away or wants credentials that came only with the pull. They are judged again at every use. Empty: none are kept.",
+	"evidence.size":              "Images whose signatures are kept, 1 to 65536; at most 1 MiB each, a few KiB as a rule.",
 	"audit.dir":                  "Folder of the audit log, made with mode 0700.",
 	"audit.maxFileSize":          "Size at which a new audit file is begun, at least 64Ki.",
 	"audit.maxFiles":             "Audit files kept, the current one included: 2 to 1000. The oldest is removed at rotation.",

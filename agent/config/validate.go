@@ -121,6 +121,12 @@ func (c *Config) validate() error {
 	if c.Registry.DockerConfig != "" {
 		path("registry.dockerConfig", c.Registry.DockerConfig)
 	}
+	if c.Evidence.Dir != "" {
+		path("evidence.dir", c.Evidence.Dir)
+	}
+	if c.Evidence.Size < 1 || c.Evidence.Size > 1<<16 {
+		fault("evidence.size", "%d is not between 1 and %d", c.Evidence.Size, 1<<16)
+	}
 	path("audit.dir", c.Audit.Dir)
 	if c.Audit.MaxFileSize < 64<<10 {
 		fault("audit.maxFileSize", "%s is less than 64Ki", c.Audit.MaxFileSize)

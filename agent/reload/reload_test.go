@@ -206,4 +206,3 @@ func TestUnchangedFilesAreNotPutInForceAgain(t *testing.T) {
 		t.Errorf("after mending: %+v, %d loads", s, v.loads)
 	}
 }
-
