@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { os.Exit(harness.Isolated(m.Run)) }
 // asks for release's signature on everything from the node's registry.
 type world struct {
 	*harness.Node
-	t       *testing.T
+	t       testing.TB
 	agent   *harness.Cosentry
 	kubelet *harness.Kubelet
 	release *harness.Key
@@ -29,7 +29,7 @@ type world struct {
 }
 
 // newNode starts a node without cosentry. What is missing on the machine fails the test.
-func newNode(t *testing.T, tools ...string) *harness.Node {
+func newNode(t testing.TB, tools ...string) *harness.Node {
 	t.Helper()
 	found, err := harness.FindTools(tools...)
 	must(t, err)
@@ -50,7 +50,7 @@ func newNode(t *testing.T, tools ...string) *harness.Node {
 
 // newWorld starts a node with cosentry. At the end of the test the audit log
 // must be intact. edit may change the settings before cosentry is started.
-func newWorld(t *testing.T, edit func(*world, *harness.Settings)) *world {
+func newWorld(t testing.TB, edit func(*world, *harness.Settings)) *world {
 	t.Helper()
 	w := &world{Node: newNode(t), t: t}
 	var err error
@@ -71,7 +71,7 @@ func newWorld(t *testing.T, edit func(*world, *harness.Settings)) *world {
 	return w
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +131,7 @@ func (w *world) run(c harness.Container) (harness.Outcome, error) {
 }
 
 // wantRun runs image and expects that it prints words.
-func (w *world) wantRun(t *testing.T, image, words string) harness.Outcome {
+func (w *world) wantRun(t testing.TB, image, words string) harness.Outcome {
 	t.Helper()
 	out, err := w.run(harness.Container{Image: image})
 	if err != nil {
@@ -155,7 +155,7 @@ func wantUnavailable(t *testing.T, err error, words ...string) {
 	wantError(t, err, harness.Unavailable, words...)
 }
 
-func wantError(t *testing.T, err error, prefix string, words ...string) {
+func wantError(t testing.TB, err error, prefix string, words ...string) {
 	t.Helper()
 	s := status.Convert(err)
 	if err == nil {

@@ -121,8 +121,10 @@ func (n *Node) Logs() string {
 func (n *Node) Close(ctx context.Context) error {
 	var errs []error
 	for _, c := range n.agents {
-		if code, err := c.Stop(30 * time.Second); err != nil || (code != 0 && code != -1) {
-			errs = append(errs, fmt.Errorf("cosentry ended with %d: %w", code, err))
+		if code, err := c.Stop(30 * time.Second); err != nil {
+			errs = append(errs, err)
+		} else if code != 0 {
+			errs = append(errs, fmt.Errorf("cosentry ended with exit code %d", code))
 		}
 	}
 	errs = append(errs, n.removePods(ctx))
