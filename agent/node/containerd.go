@@ -2,9 +2,10 @@ package node
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"time"
 
@@ -13,10 +14,12 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // maxNames bounds how many names of one image are followed. kubelet reports at most 50.
@@ -47,6 +50,11 @@ func (s *containerdStore) with(ctx context.Context) context.Context {
 // manifests adds the manifests whose config is img.ID, following every name that the
 // runtime has for it. A name is only where to look: what counts is the record's target, and
 // that its config is the image.
+//
+// A record of one of these names that holds another image is an error, not something to
+// pass over: containerd finds an image by its ID, but then takes the bytes from the record of the
+// image's first name, and those of an image volume from the record named by the ID. Such a
+// record is on its way to being moved, or somebody moved it by hand behind the runtime's back.
 func (s *containerdStore) manifests(ctx context.Context, img *Image) error {
 	ctx = s.with(ctx)
 	if len(img.Names) > maxNames {
@@ -59,7 +67,7 @@ func (s *containerdStore) manifests(ctx context.Context, img *Image) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("record %q: %w", name, err)
+			return fmt.Errorf("record %q: %w", name, errgrpc.ToGRPC(err))
 		}
 		target := record.Target
 		if known(img, target.Digest, name) {
@@ -70,10 +78,10 @@ func (s *containerdStore) manifests(ctx context.Context, img *Image) error {
 			continue // its content is not here, so it is not what would run
 		}
 		if err != nil {
-			return fmt.Errorf("manifest %s: %w", target.Digest, err)
+			return fmt.Errorf("manifest %s: %w", target.Digest, errgrpc.ToGRPC(err))
 		}
 		if m.Config.Digest.String() != img.ID {
-			continue
+			return fmt.Errorf("%w: record %q holds image %s", errMoved, name, m.Config.Digest)
 		}
 		img.add(target.Digest, name)
 		if isCheckpoint(m.Annotations) || s.indexIsCheckpoint(ctx, target) {
@@ -82,6 +90,9 @@ func (s *containerdStore) manifests(ctx context.Context, img *Image) error {
 	}
 	return nil
 }
+
+// errMoved says that the runtime's names and its image store disagree.
+var errMoved = errors.New("a name of it stands for another image")
 
 func known(img *Image, d digest.Digest, name string) bool {
 	for k := range img.Manifests {
@@ -96,7 +107,7 @@ func known(img *Image, d digest.Digest, name string) bool {
 // isCheckpoint recognises the annotations by which containerd and CRI-O tell a
 // checkpoint from an image.
 func isCheckpoint(annotations map[string]string) bool {
-	for k := range maps.Keys(annotations) {
+	for k := range annotations {
 		if strings.HasPrefix(k, "org.criu.checkpoint.") || strings.HasPrefix(k, "io.kubernetes.cri-o.annotations.checkpoint.") {
 			return true
 		}
@@ -118,29 +129,35 @@ func (s *containerdStore) alias(ctx context.Context, tagged, pinned string) erro
 	store := s.client.ImageService()
 	record, err := store.Get(ctx, pinned)
 	if err != nil {
-		return fmt.Errorf("tagging %s: record %s: %w", tagged, pinned, err)
+		return fmt.Errorf("tagging %s: record %s: %w", tagged, pinned, errgrpc.ToGRPC(err))
+	}
+	// The pull has just written that record; by now somebody else may have.
+	if !strings.HasSuffix(pinned, "@"+record.Target.Digest.String()) {
+		return fmt.Errorf("tagging %s: record %s holds %s", tagged, pinned, record.Target.Digest)
 	}
 	img := images.Image{Name: tagged, Target: record.Target, Labels: map[string]string{managedLabel: managedValue}}
 	if _, err = store.Create(ctx, img); errdefs.IsAlreadyExists(err) {
 		_, err = store.Update(ctx, img, "target", "labels."+managedLabel)
 	}
 	if err != nil {
-		return fmt.Errorf("tagging %s: %w", tagged, err)
+		return fmt.Errorf("tagging %s: %w", tagged, errgrpc.ToGRPC(err))
 	}
 	return nil
 }
 
 // follow clears what is remembered whenever an image changes, until the stream
 // breaks. Remembering is on only while the stream is known to be alive.
+//
+// Subscribe returns before the server has taken the subscription, and no answer to another call
+// proves that it has. An event that comes does, since every later one will come too. So
+// we send one to ourselves; sent too early it is lost, so it is sent until one comes.
 func (s *containerdStore) follow(ctx context.Context, cache *lookups) {
 	ctx, cancel := context.WithCancel(s.with(ctx))
 	defer cancel()
-	events, errs := s.client.Subscribe(ctx, `topic~="^/images/"`)
-	// Subscribe returns before the server has taken the subscription. An answer to a
-	// call on the same connection does not prove it either, so remembering starts
-	// only after a short while in which the stream stayed up.
-	settle := time.NewTimer(time.Second)
-	defer settle.Stop()
+	mark := markTopic + rand.Text()
+	events, errs := s.client.EventService().Subscribe(ctx, `topic~="^/images/"`, fmt.Sprintf("topic==%q", mark))
+	again := time.NewTicker(markEvery)
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -148,12 +165,22 @@ func (s *containerdStore) follow(ctx context.Context, cache *lookups) {
 		case <-errs:
 			return
 		case <-events:
-			cache.forget()
-		case <-settle.C:
-			cache.enable()
+			again.Stop()
+			cache.enable() // and forget what was known before it
+		case <-again.C:
+			if err := s.client.EventService().Publish(ctx, mark, &emptypb.Empty{}); err != nil {
+				return
+			}
 		}
 	}
 }
+
+// markTopic begins the topic of the event that follow sends to itself. Nobody else listens
+// for it: the CRI plugin takes topics of images and of tasks.
+const markTopic = "/cosentry/watch/"
+
+// markEvery is how long follow waits for its event before it sends another.
+const markEvery = 50 * time.Millisecond
 
 // pause waits a second, or until ctx ends.
 func pause(ctx context.Context) {

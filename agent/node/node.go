@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -136,7 +137,11 @@ func (n *Node) lookup(ctx context.Context, spec *runtimeapi.ImageSpec) (Image, e
 	if st.Image == nil || st.Image.Id == "" {
 		return Image{}, fmt.Errorf("%w: %q", ErrNotPresent, spec.GetImage())
 	}
-	img := Image{ID: st.Image.Id, Names: append(append([]string(nil), st.Image.RepoTags...), st.Image.RepoDigests...)}
+	img := Image{
+		ID:         st.Image.Id,
+		Names:      slices.Concat(st.Image.RepoTags, st.Image.RepoDigests),
+		Checkpoint: isCheckpoint(st.Image.GetSpec().GetAnnotations()), // CRI-O tells them
+	}
 	if t == Containerd {
 		err = n.ctd.manifests(ctx, &img)
 	} else {
@@ -208,8 +213,18 @@ func (n *Node) Watch(ctx context.Context) {
 	}
 }
 
-// IsID reports whether ref is a full image ID, which names one content for good.
+// IsID reports whether ref is a full image ID, which names one content for good: containerd's
+// "sha256:" and 64 hex digits, or the bare digits of CRI-O. Runtimes read both as an ID
+// before they read them as a name.
 func IsID(ref string) bool {
-	d, err := digest.Parse(ref)
-	return err == nil && d.Algorithm() == digest.SHA256 && strings.HasPrefix(ref, "sha256:")
+	hex := strings.TrimPrefix(ref, "sha256:")
+	if len(hex) != 64 {
+		return false
+	}
+	for i := range len(hex) {
+		if c := hex[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
 }
