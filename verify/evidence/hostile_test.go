@@ -1,6 +1,7 @@
 package evidence_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 
 // endless answers with a body that does not end.
 func endless(w http.ResponseWriter, r *http.Request) {
-	chunk := make([]byte, 64<<10)
+	chunk := bytes.Repeat([]byte("x"), 64<<10)
 	for r.Context().Err() == nil {
 		if _, err := w.Write(chunk); err != nil {
 			return
