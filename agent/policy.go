@@ -38,7 +38,11 @@ Exit status: 0 good (perhaps with warnings), 1 faulty, 2 could not be read.`,
 			for _, w := range set.Warnings() {
 				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d policies, revision %s\n", len(set.Policies()), set.Revision())
+			word := "policies"
+			if len(set.Policies()) == 1 {
+				word = "policy"
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%d %s, revision %s\n", len(set.Policies()), word, set.Revision())
 			return nil
 		},
 	}
