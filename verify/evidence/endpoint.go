@@ -2,7 +2,6 @@ package evidence
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -107,46 +106,5 @@ func (ep *endpoint) forget(c Credentials, failed docker.Authorizer) {
 	}
 }
 
-func (ep *endpoint) newAuthorizer(c Credentials) docker.Authorizer {
-	if c.RegistryToken != "" && c.Username == "" && c.IdentityToken == "" && c.Auth == "" {
-		token := c.RegistryToken
-		if !c.meantFor(ep.Host) {
-			token = ""
-		}
-		return &bearer{host: ep.Host, token: token}
-	}
-	header := http.Header{}
-	for name, values := range ep.Header {
-		header[name] = values
-	}
-	if header.Get("User-Agent") == "" {
-		header.Set("User-Agent", ep.agent)
-	}
-	return docker.NewDockerAuthorizer(
-		docker.WithAuthClient(ep.Client),
-		docker.WithAuthHeader(header),
-		docker.WithAuthCreds(func(host string) (string, string, error) {
-			if host != ep.Host || !c.meantFor(host) {
-				return "", "", nil
-			}
-			username, secret := c.secret()
-			return username, secret, nil
-		}),
-	)
-}
-
-// bearer sends a registry token as it is, which containerd has no way for.
-type bearer struct{ host, token string }
-
-func (b *bearer) Authorize(_ context.Context, req *http.Request) error {
-	if b.token != "" && req.URL.Host == b.host {
-		req.Header.Set("Authorization", "Bearer "+b.token)
-	}
-	return nil
-}
-
-func (b *bearer) AddResponses(context.Context, []*http.Response) error {
-	return errors.New("a registry token cannot be exchanged")
-}
-
+// canPull says whether the host is trusted with content by digest.
 func (ep *endpoint) canPull() bool { return ep.Capabilities.Has(docker.HostCapabilityPull) }

@@ -100,8 +100,8 @@ func (ep *endpoint) send(ctx context.Context, q *ask, c Credentials) (*answer, e
 	ctx = docker.WithScope(ctx, q.scope)
 	var noToken error
 	answered := false
+	auth := ep.authorizer(c) // kept through the rounds: others may drop it meanwhile, and with it the challenge
 	for range 3 {
-		auth := ep.authorizer(c)
 		req, authorized, err := ep.authorize(ctx, q, auth)
 		if err != nil {
 			ep.forget(c, auth)
@@ -109,6 +109,7 @@ func (ep *endpoint) send(ctx context.Context, q *ask, c Credentials) (*answer, e
 				return nil, err
 			}
 			noToken = err // maybe a failure that was remembered
+			auth = ep.authorizer(c)
 			continue
 		}
 		noToken = nil
