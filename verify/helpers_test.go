@@ -166,11 +166,15 @@ func (s *source) Fetch(ctx context.Context, repository string, d digest.Digest, 
 
 // holding is a source that has ev, whatever digest it is asked for.
 func holding(ev *evidence.Evidence) *source {
-	return &source{fetch: func(context.Context, string, digest.Digest, evidence.Credentials) (*evidence.Evidence, error) { return ev, nil }}
+	return &source{fetch: func(context.Context, string, digest.Digest, evidence.Credentials) (*evidence.Evidence, error) {
+		return ev, nil
+	}}
 }
 
 func failing(err error) *source {
-	return &source{fetch: func(context.Context, string, digest.Digest, evidence.Credentials) (*evidence.Evidence, error) { return nil, err }}
+	return &source{fetch: func(context.Context, string, digest.Digest, evidence.Credentials) (*evidence.Evidence, error) {
+		return nil, err
+	}}
 }
 
 // keyAuthority is the YAML of an authority with the public keys of the kinds; extra are fields

@@ -167,6 +167,11 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 	done := v.flight.DoChan(k.flight(s.Credentials), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.opts.FetchTimeout)
 		defer cancel()
+		// The verification that was under way at the look-up above may have ended before
+		// this one began.
+		if verdict, ok := v.cache.get(k, s.Credentials, v.now()); ok {
+			return verdict, nil
+		}
 		return v.verify(ctx, st, k, s)
 	})
 	select {
@@ -198,14 +203,7 @@ func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject) (_ V
 	}
 	var ev *evidence.Evidence
 	if needsEvidence(matched) {
-		ev, err = v.opts.Source.Fetch(ctx, s.Repository, s.Digest, s.Credentials)
-		if err == nil && ev == nil {
-			err = errors.New("no evidence was given, and no reason")
-		}
-		if err != nil {
-			// Policies that need no evidence, or only warn, are still judged.
-			ev = &evidence.Evidence{Repository: s.Repository, Digest: s.Digest, Incomplete: err}
-		}
+		ev = v.gather(ctx, s)
 	}
 	// A fetch that used up its time may still have found a good signature, so judging has as
 	// much again.
@@ -237,6 +235,9 @@ func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject) (_ V
 // without a good signature among it the outcome is "could not find out" and not "unsigned".
 func (v *Verifier) gather(ctx context.Context, s Subject) *evidence.Evidence {
 	ev, err := v.opts.Source.Fetch(ctx, s.Repository, s.Digest, s.Credentials)
+	if err == nil && ev == nil {
+		err = errors.New("no evidence was given, and no reason")
+	}
 	if err != nil {
 		// Policies that need no evidence, or only warn, are still judged.
 		ev = &evidence.Evidence{Repository: s.Repository, Digest: s.Digest, Incomplete: err}
@@ -244,7 +245,7 @@ func (v *Verifier) gather(ctx context.Context, s Subject) *evidence.Evidence {
 	if ev.Incomplete == nil || definite(ev.Incomplete) || v.opts.Keeper == nil {
 		return ev
 	}
-	if kept := v.opts.Keeper.Recall(s.Repository, s.Digest); kept != nil {
+	if kept := v.opts.Keeper.Recall(s.Repository, s.Digest); kept != nil && kept.Digest == s.Digest && ev.Digest == s.Digest {
 		more := *ev // evidence is not changed once it was handed out
 		more.Signatures = append(slices.Clone(ev.Signatures), kept.Signatures...)
 		more.Bundles = append(slices.Clone(ev.Bundles), kept.Bundles...)
