@@ -3,8 +3,11 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cosentry/cosentry/integration/harness"
@@ -32,6 +35,8 @@ func TestCreateIsBoundToContent(t *testing.T) {
 	for _, c := range []struct{ attack, image, written, says string }{
 		{"its ID", bad, "", "no signatures found"},
 		{"its ID without the algorithm", bad[len("sha256:"):], "", ""},
+		{"the first characters of its ID", bad[len("sha256:"):][:12], "", ""},
+		{"the first characters of its ID, written as a signed image", bad[len("sha256:"):][:12], w.image("app:1"), ""},
 		{"its name", w.image("stowaway:1"), "", "no signatures found"},
 		{"its digest", stowaway.String(), "", "no signatures found"},
 		{"its ID, written as itself", bad, w.image("stowaway:1"), "no signatures found"},
@@ -111,30 +116,103 @@ func TestImportThatLies(t *testing.T) {
 	}
 }
 
-// TestRetaggedOnTheNode moves a tag in containerd's store between the pull and
-// the creation of the container.
-func TestRetaggedOnTheNode(t *testing.T) {
-	w := newWorld(t, nil)
-	w.pushSigned("app:1", "true")
-	pod := w.pod()
-	ref, err := w.kubelet.Pull(t.Context(), pod, w.image("app:1"), nil)
-	must(t, err)
-	lie, err := w.Images.Saying("false")
-	must(t, err)
-	must(t, w.Import(t.Context(), lie, w.image("app:1")))
+// TestPlantedBesideAJudgedImage plants other bytes in containerd's store under
+// every name of an image that was pulled and judged. What then runs under any
+// of its names is the judged image or nothing.
+func TestPlantedBesideAJudgedImage(t *testing.T) {
+	for _, planted := range []string{"tag", "digest", "ID"} {
+		t.Run("under its "+planted, func(t *testing.T) {
+			w := newWorld(t, nil)
+			digest := w.pushSigned("app:1", "true")
+			pod := w.pod()
+			ref, err := w.kubelet.Pull(t.Context(), pod, w.image("app:1"), nil)
+			must(t, err)
+			names := map[string]string{"tag": w.image("app:1"), "digest": digest.String(), "ID": ref}
+			lie, err := w.Images.Saying("false")
+			must(t, err)
+			must(t, w.Import(t.Context(), lie, names[planted]))
 
-	c := harness.Container{Name: "by-id", Image: w.image("app:1")}
-	id, err := w.kubelet.Create(t.Context(), pod, c, ref, nil)
-	must(t, err)
-	must(t, w.kubelet.Start(t.Context(), id))
-	output, err := w.kubelet.Wait(t.Context(), pod, c.Name, id)
-	must(t, err)
-	if output != "true" {
-		t.Errorf("the image ID that was judged printed %q", output)
+			for asked, image := range names {
+				for written, name := range names {
+					c := harness.Container{Name: asked + "-as-" + written, Image: name}
+					id, err := w.kubelet.Create(t.Context(), pod, c, image, nil)
+					if err != nil {
+						t.Logf("asked for by %s, written as %s: %v", asked, written, err)
+						continue
+					}
+					must(t, w.kubelet.Start(t.Context(), id))
+					output, err := w.kubelet.Wait(t.Context(), pod, c.Name, id)
+					must(t, err)
+					if output != "true" {
+						t.Errorf("asked for by %s, written as %s: what ran printed %q", asked, written, output)
+					}
+				}
+			}
+		})
 	}
-	c.Name = "by-tag"
-	_, err = w.kubelet.Create(t.Context(), pod, c, w.image("app:1"), nil)
-	wantRefused(t, err, "no signatures found")
+}
+
+// TestCheckpointImage: even signed, a checkpoint is a process and no image.
+func TestCheckpointImage(t *testing.T) {
+	w := newWorld(t, nil)
+	img, err := w.Images.Saying("restored")
+	must(t, err)
+	img = mutate.Annotations(img, map[string]string{
+		"org.criu.checkpoint.container.name": "main", "org.criu.checkpoint.rootfsImageName": w.image("unjudged:1"),
+	}).(v1.Image)
+	digest, err := w.Registry.Push("checkpoint:1", img)
+	must(t, err)
+	must(t, w.release.SignClassic(t.Context(), w.Registry, digest))
+	_, err = w.run(harness.Container{Image: w.image("checkpoint:1")})
+	wantRefused(t, err, "checkpoint")
+}
+
+// TestPullByOddNames: what is not plainly an image's name is not passed on for
+// the runtime to make something of.
+func TestPullByOddNames(t *testing.T) {
+	w := newWorld(t, nil)
+	w.pushSigned("app:1", "signed")
+	evil := w.push("evil:1", "evil")
+	ref := w.pullAround(w.image("evil:1"))
+	before := w.imageCount(t)
+	pod := w.pod()
+	for what, image := range map[string]string{
+		"nothing":                      "",
+		"an image ID":                  ref,
+		"an image ID without its kind": ref[len("sha256:"):],
+		"a short image ID":             ref[len("sha256:"):][:12],
+		"a path":                       "/run/image.tar",
+		"a relative path":              "../image.tar",
+		"a transport":                  "docker-archive:/run/image.tar",
+		"an address":                   "http://" + w.image("app:1"),
+		"a signed tag, another digest": w.image("app:1@" + evil.DigestStr()),
+		"a digest cut short":           w.image("app@" + evil.DigestStr()[:40]),
+		"a space before it":            " " + w.image("app:1"),
+		"a line break after it":        w.image("app:1") + "\n",
+		"a zero byte in it":            w.image("app:1") + "\x00",
+		"capital letters":              w.image("APP:1"),
+		"a name of 5000 bytes":         w.image(strings.Repeat("a", 5000)),
+	} {
+		t.Run(what, func(t *testing.T) {
+			_, err := w.kubelet.Pull(t.Context(), pod, image, nil)
+			if err == nil {
+				t.Fatalf("%q was pulled", image)
+			}
+			if len(err.Error()) > 1100 {
+				t.Errorf("the refusal has %d bytes", len(err.Error()))
+			}
+		})
+	}
+	if after := w.imageCount(t); after != before {
+		t.Errorf("the node has %d images, had %d", after, before)
+	}
+}
+
+func (w *world) imageCount(t *testing.T) int {
+	t.Helper()
+	list, err := w.Direct.Images.ListImages(t.Context(), &runtimeapi.ListImagesRequest{})
+	must(t, err)
+	return len(list.Images)
 }
 
 func TestImageVolumes(t *testing.T) {
