@@ -91,10 +91,11 @@ func simplePayload(d digest.Digest) []byte {
 
 // signed is a signature of the classic form over any payload.
 func signed(s signature.Signer, raw []byte) evidence.Signature {
-	sig := must(s.SignMessage(bytes.NewReader(raw)))
+	sig := base64.StdEncoding.EncodeToString(must(s.SignMessage(bytes.NewReader(raw))))
 	return evidence.Signature{
 		Payload:         raw,
-		Base64Signature: base64.StdEncoding.EncodeToString(sig),
+		Base64Signature: sig,
+		Annotations:     map[string]string{"dev.cosignproject.cosign/signature": sig},
 		Source:          digest.FromBytes(raw),
 	}
 }

@@ -1,0 +1,85 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cosentry/cosentry/verify/evidence"
+)
+
+// A verdict that is in the cache: what every restart of a pod costs.
+func BenchmarkVerifyWarm(b *testing.B) {
+	v := newVerifier(b, holding(found(classicFor("P-256", appDigest))), byKey("P-256"))
+	s := appSubject()
+	s.Credentials = evidence.Credentials{Username: "kubelet", Password: "secret"}
+	verdictOn(b, v, s)
+	b.ReportAllocs()
+	for b.Loop() {
+		got, err := v.Verify(context.Background(), s)
+		if err != nil || !got.Allowed || !got.Cached {
+			b.Fatalf("%+v, %v", got, err)
+		}
+	}
+}
+
+// A verdict on a digest that was never seen, with the evidence at hand: what is added to the round trips.
+func BenchmarkVerifyColdClassic(b *testing.B) {
+	benchmarkCold(b, func(kind string, d digest.Digest) *evidence.Evidence {
+		return &evidence.Evidence{Repository: testRepository, Digest: d, Signatures: []evidence.Signature{classicFor(kind, d)}}
+	})
+}
+
+func BenchmarkVerifyColdBundle(b *testing.B) {
+	benchmarkCold(b, func(kind string, d digest.Digest) *evidence.Evidence {
+		return &evidence.Evidence{Repository: testRepository, Digest: d, Bundles: []evidence.Bundle{bundleFor(kind, d)}}
+	})
+}
+
+func benchmarkCold(b *testing.B, of func(string, digest.Digest) *evidence.Evidence) {
+	for _, kind := range []string{"P-256", "P-384", "RSA 2048", "Ed25519"} {
+		b.Run(kind, func(b *testing.B) {
+			const images = 16
+			all := map[digest.Digest]*evidence.Evidence{}
+			var subjects []Subject
+			for i := range images {
+				s := appSubject()
+				s.Digest = digest.FromString(fmt.Sprint(i))
+				all[s.Digest] = of(kind, s.Digest)
+				subjects = append(subjects, s)
+			}
+			src := &source{fetch: func(_ context.Context, _ string, d digest.Digest, _ evidence.Credentials) (*evidence.Evidence, error) {
+				return all[d], nil
+			}}
+			v := newVerifier(b, src, byKey(kind))
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				v.cache.purge()
+				got, err := v.Verify(context.Background(), subjects[i%images])
+				if err != nil || !got.Allowed || got.Cached {
+					b.Fatalf("%+v, %v", got, err)
+				}
+				i++
+			}
+		})
+	}
+}
+
+// The most that strangers can put beside an image, none of it by the key: bounded, as judging is.
+func BenchmarkVerifyNoneOfMany(b *testing.B) {
+	var material []any
+	for range 128 {
+		material = append(material, classicFor("other P-256", appDigest), bundleFor("other P-256", appDigest))
+	}
+	v := newVerifier(b, holding(found(material...)), byKey("P-256"))
+	b.ReportAllocs()
+	for b.Loop() {
+		v.cache.purge()
+		if got, err := v.Verify(context.Background(), appSubject()); err != nil || got.Allowed {
+			b.Fatalf("%+v, %v", got, err)
+		}
+	}
+}
