@@ -189,6 +189,37 @@ func TestTooManyBundlesInOneReferrer(t *testing.T) {
 	}
 }
 
+// TestTooManyBundlesInTwoReferrers: nor are those given that happened to be read before there were too many.
+func TestTooManyBundlesInTwoReferrers(t *testing.T) {
+	r := newReg(t)
+	var entries []object
+	for i := range 2 {
+		m := r.bundleManifest("app", "{}", subject)
+		var layers []object
+		for j := range 65 {
+			content := fmt.Appendf(nil, `{"n":%d}`, 100*i+j)
+			layers = append(layers, descriptorOf(bundleType, r.blob("app", content), len(content)))
+		}
+		m["layers"] = layers
+		entries = append(entries, descriptorOf(ociManifest, r.manifest("app", "", ociManifest, m), 1))
+	}
+	r.fallback("app", entries)
+	e := fetch(t, newFetcher(t, evidence.Options{}), r.host+"/app", evidence.Credentials{})
+	checkBound(t, e, 130, len(e.Bundles), false, limits.Signatures)
+}
+
+// TestSizeMustMatch: a descriptor is the digest and the size.
+func TestSizeMustMatch(t *testing.T) {
+	r := newReg(t)
+	payload := []byte(`{"critical":{}}`)
+	r.signatureManifest("app", []object{descriptorOf(simpleSigning, r.blob("app", payload), len(payload)-1)})
+	e := fetch(t, newFetcher(t, evidence.Options{}), r.host+"/app", evidence.Credentials{})
+	want(t, e, 0)
+	if !errors.Is(e.Incomplete, evidence.ErrMismatch) {
+		t.Errorf("incomplete: %v", e.Incomplete)
+	}
+}
+
 // TestTooMuchMaterial: each of the payloads is within its bound, all of them together are not.
 func TestTooMuchMaterial(t *testing.T) {
 	r := newReg(t)

@@ -110,14 +110,23 @@ func TestRedirectToAnotherHostTakesNoSecrets(t *testing.T) {
 	}
 }
 
-// TestChallengeAfterRedirect: a host that a redirect leads to cannot ask for the password.
+// TestChallengeAfterRedirect: a host that a redirect leads to cannot ask for the password, nor have it sent anywhere.
 func TestChallengeAfterRedirect(t *testing.T) {
+	for _, challenge := range []string{`Basic realm="x"`, `Bearer realm="http://%s/token"`} {
+		t.Run(challenge, func(t *testing.T) { challengeAfterRedirect(t, challenge) })
+	}
+}
+
+func challengeAfterRedirect(t *testing.T, challenge string) {
 	thief := newReg(t)
 	thief.all(func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path == "/token" {
+			t.Error("the thief's token service was asked")
+		}
 		if req.Header.Get("Authorization") != "" {
 			t.Error("the password was given away")
 		}
-		w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+		w.Header().Set("WWW-Authenticate", strings.Replace(challenge, "%s", thief.host, 1))
 		w.WriteHeader(http.StatusUnauthorized)
 	})
 	r := newReg(t)
