@@ -51,7 +51,8 @@ func activated(name string) {
 func activate(t *testing.T, name, fdNames string, files ...*os.File) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `LISTEN_PID=$$ exec "$0"`, os.Args[0])
-	cmd.Env = append(os.Environ(), "TEST_LISTEN_SYSTEMD="+name, fmt.Sprintf("LISTEN_FDS=%d", len(files)), "LISTEN_FDNAMES="+fdNames)
+	cmd.Env = append(os.Environ(), "TEST_LISTEN_SYSTEMD="+name, fmt.Sprintf("LISTEN_FDS=%d", len(files)), "LISTEN_FDNAMES="+fdNames,
+		"GORACE=atexit_sleep_ms=0") // the race detector would wait a second for each
 	cmd.ExtraFiles = files
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -7,8 +7,7 @@ import (
 )
 
 // withOutgoing gives ctx the metadata that came with the call in, which gRPC
-// never forwards by itself. Outgoing metadata that ctx already has is dropped:
-// a gate may have used it for calls of its own.
+// never forwards by itself, and no other.
 func withOutgoing(ctx, in context.Context) context.Context {
 	md, _ := metadata.FromIncomingContext(in) // a copy
 	return metadata.NewOutgoingContext(ctx, endToEnd(md))

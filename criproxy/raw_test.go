@@ -311,7 +311,7 @@ func TestMetadataToTheRuntime(t *testing.T) {
 			t.Fatalf("%s: %v", method, err)
 		}
 		md := r.take()[0].md
-		for k, want := range map[string][]string{"a-key": {"1", "2"}, "raw-bin": {"\x00\xfe"}, "grpc-trace-bin": {"\x01"}, ":authority": {"localhost"}, "grpc-accept-encoding": {"gzip"}} {
+		for k, want := range map[string][]string{"a-key": {"1", "2"}, "raw-bin": {"\x00\xfe"}, "grpc-trace-bin": {"\x01"}, ":authority": {"localhost"}, "content-type": {"application/grpc+proto"}, "grpc-accept-encoding": {"gzip"}} {
 			if got := md.Get(k); !slices.Equal(got, want) {
 				t.Errorf("%s: the runtime saw %s: %q, want %q", method, k, got, want)
 			}
