@@ -72,6 +72,7 @@ func NewCosentry(tools Tools, dir string, s Settings) (*Cosentry, error) {
 		"runtime":    map[string]any{"endpoint": s.Runtime},
 		"policies":   map[string]any{"dir": c.PolicyDir},
 		"registry":   map[string]any{"hostsDir": s.HostsDir, "dockerConfig": filepath.Join(dir, "docker.json")},
+		"evidence":   map[string]any{"dir": filepath.Join(dir, "evidence")},
 		"audit":      map[string]any{"dir": c.AuditDir},
 		"http":       map[string]any{"address": c.HTTP},
 		"log":        map[string]any{"format": "text", "level": "debug"},

@@ -7,7 +7,8 @@
 // process of the PID namespace ends, for whatever reason, the kernel ends all
 // the others, and mounts, network devices and files go with them. Only cgroup
 // directories outlive their namespace; they stand under one parent that the
-// harness removes.
+// harness removes. The machine's own files are read-only, all but the
+// temporary folder, which go test itself writes to.
 //
 // It needs root and Linux, and says so instead of skipping anything.
 package harness
@@ -170,6 +171,29 @@ func prepareMounts() error {
 	// go when the namespace goes.
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=2g"); err != nil {
 		return fmt.Errorf("mounting /run: %w", err)
+	}
+	return sealMachine()
+}
+
+// sealMachine has nothing written to the machine: the root file system is
+// read-only in this mount namespace, and what is written to /var, where many
+// defaults point and libcni keeps its results, is kept in memory. A default
+// that somebody forgot to set fails instead of leaving files behind.
+func sealMachine() error {
+	tmp := os.TempDir()
+	if err := unix.Mount(tmp, tmp, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("keeping %s writable: %w", tmp, err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("making / read-only: %w", err)
+	}
+	for _, dir := range []string{"/run/var/upper", "/run/var/work"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("preparing a /var in memory: %w", err)
+		}
+	}
+	if err := unix.Mount("overlay", "/var", "overlay", 0, "lowerdir=/var,upperdir=/run/var/upper,workdir=/run/var/work"); err != nil {
+		return fmt.Errorf("mounting a /var in memory: %w", err)
 	}
 	return nil
 }
