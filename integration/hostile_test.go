@@ -128,7 +128,7 @@ var hostilities = []hostile{
 	{"the signature is other bytes", onSignature, otherBytes, refusal()},
 	{"the signature redirects to link-local", onSignature, answer(302, "Location", "http://169.254.169.254/latest"), either("link-local")},
 	{"the payload hangs", onPayload, hang, unavailable()},
-	{"the payload answers 500", onPayload, answer(500), unavailable("500")},
+	{"the payload answers 500", onPayload, answer(500), unavailable()},
 	{"the payload never ends", onPayload, endless, refusal()},
 	{"the payload is other bytes", onPayload, otherBytes, refusal()},
 	{"the image's manifest is other bytes", onImageManifest, otherBytes, byRuntime},
