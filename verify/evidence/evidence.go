@@ -27,7 +27,7 @@ import (
 // errors.As. Several may be joined in one error.
 var (
 	// ErrUnavailable says that a registry could not be asked or gave no answer: unreachable, TLS, timeout,
-	// 429, 5xx, a redirect that is not followed. Asking again later may help.
+	// 429, 5xx. Asking again later may help.
 	ErrUnavailable = errors.New("registry unavailable")
 	// ErrUnauthorized says that a registry answered 401 or 403 to every credential there was.
 	ErrUnauthorized = errors.New("registry refused the credentials")

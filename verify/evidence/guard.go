@@ -85,7 +85,11 @@ func (g *guard) client(c *http.Client) error {
 	return nil
 }
 
-var errLinkLocal = errors.New("led to a link-local address, where no registry is configured")
+// errLedAway is a redirect that is not followed. It is the registry's answer, not the lack of one: asking again would
+// lead there again.
+var errLedAway = errors.New("led away")
+
+var errLinkLocal = fmt.Errorf("%w to a link-local address, where no registry is configured", errLedAway)
 
 // awsMetadata is the one metadata address in use that is not link-local.
 var awsMetadata = netip.MustParseAddr("fd00:ec2::254")
@@ -171,7 +175,7 @@ func (t *guardedTransport) check(req *http.Request, c *chain) error {
 	c.mu.Unlock()
 	scheme := req.URL.Scheme
 	if spoken != "" && scheme != spoken && !(upgrade && scheme == "https") {
-		return fmt.Errorf("led from %s to %s, which is not followed", spoken, escape(scheme))
+		return fmt.Errorf("%w from %s to %s, which is not followed", errLedAway, spoken, escape(scheme))
 	}
 	// Said here as well for addresses in the URL itself, because behind a proxy nothing is dialled.
 	if ip, err := netip.ParseAddr(req.URL.Hostname()); err == nil && isLocalToLink(ip) {

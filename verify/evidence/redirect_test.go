@@ -42,6 +42,9 @@ func TestRedirectsThatAreNotFollowed(t *testing.T) {
 			if e.Incomplete == nil || !strings.Contains(e.Incomplete.Error(), c.words) {
 				t.Errorf("incomplete: %v; want %q in it", e.Incomplete, c.words)
 			}
+			if errors.Is(e.Incomplete, evidence.ErrUnavailable) {
+				t.Errorf("incomplete: %v: that the registry leads astray is an answer, and not the lack of one", e.Incomplete)
+			}
 		})
 	}
 }

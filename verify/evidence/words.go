@@ -40,6 +40,8 @@ func transportError(err error, what string) error {
 	switch {
 	case errors.As(err, &exceeded):
 		return fmt.Errorf("%s: %w", what, exceeded)
+	case errors.Is(err, errLedAway):
+		return fmt.Errorf("%w: %s: %s", ErrMismatch, what, clean(err))
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: %s: no answer in time: %w", ErrUnavailable, what, context.DeadlineExceeded)
 	case errors.Is(err, context.Canceled):
