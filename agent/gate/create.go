@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cosentry/cosentry/agent/audit"
@@ -27,39 +25,54 @@ const maxManifests = 16
 // CreateContainer judges the container's image and every image mounted into it, and has
 // the runtime take exactly those.
 func (g *Gate) CreateContainer(ctx context.Context, req *runtimeapi.CreateContainerRequest, forward createForward) (*runtimeapi.CreateContainerResponse, error) {
-	cfg := req.GetConfig()
-	if cfg.GetImage() == nil && !g.o.Observe {
-		return nil, status.Error(codes.InvalidArgument, "the container's config names no image")
-	}
-	decide := func(action string, spec *runtimeapi.ImageSpec) error {
-		if spec == nil {
-			return nil
-		}
-		r := request{
-			action:    action,
-			sandbox:   req.GetSandboxConfig().GetMetadata(),
-			container: cfg.GetMetadata().GetName(),
-			image:     written(spec),
-			start:     time.Now(),
-		}
-		v, id, err := g.judgeCreate(ctx, r, spec)
-		if err := g.settle(r, v, err); err != nil {
-			return err
-		}
-		if !g.o.Observe {
-			spec.Image = id
-		}
-		return nil
-	}
-	if err := decide(audit.ActionCreate, cfg.GetImage()); err != nil {
+	if err := g.decideCreate(ctx, req); err != nil {
 		return nil, err
 	}
+	return forward(ctx, req)
+}
+
+// decideCreate decides on every image of req, within one time limit for all: a pod's author
+// chooses how many there are.
+func (g *Gate) decideCreate(ctx context.Context, req *runtimeapi.CreateContainerRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, g.o.CreateTimeout)
+	defer cancel()
+	cfg := req.GetConfig()
+	if err := g.decideImage(ctx, audit.ActionCreate, req, cfg.GetImage()); err != nil {
+		return err
+	}
 	for _, m := range cfg.GetMounts() {
-		if err := decide(audit.ActionMount, m.GetImage()); err != nil {
-			return nil, err
+		if m.GetImage() == nil {
+			continue // a mount from the host
+		}
+		if err := g.decideImage(ctx, audit.ActionMount, req, m.GetImage()); err != nil {
+			return err
 		}
 	}
-	return forward(ctx, req)
+	return nil
+}
+
+// decideImage decides on one image of req and, if it is accepted, lets spec name its content.
+func (g *Gate) decideImage(ctx context.Context, action string, req *runtimeapi.CreateContainerRequest, spec *runtimeapi.ImageSpec) error {
+	r := request{
+		action:    action,
+		sandbox:   req.GetSandboxConfig().GetMetadata(),
+		container: req.GetConfig().GetMetadata().GetName(),
+		image:     written(spec),
+		start:     time.Now(),
+	}
+	v, id, err := g.judgeCreate(ctx, r, spec)
+	if err := g.settle(r, v, err); err != nil {
+		return err
+	}
+	if g.o.Observe {
+		return nil
+	}
+	spec.Image = id
+	if spec.ImageRef != "" {
+		// Meant to tell what a runtime took; none shall take from it what it takes.
+		spec.ImageRef = id
+	}
+	return nil
 }
 
 // written is the reference that a person wrote. kubelet puts an image ID in its place and
@@ -73,8 +86,6 @@ func written(spec *runtimeapi.ImageSpec) string {
 
 // judgeCreate judges what is on the node for spec and returns its ID.
 func (g *Gate) judgeCreate(ctx context.Context, r request, spec *runtimeapi.ImageSpec) (v verify.Verdict, id string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, g.o.CreateTimeout)
-	defer cancel()
 	// The reference that the runtime would act on, whatever name stands beside it.
 	if !node.IsID(spec.GetImage()) {
 		if _, err := ParseReference(spec.GetImage()); err != nil {
@@ -110,7 +121,7 @@ func (g *Gate) judgeImage(ctx context.Context, r request, spec *runtimeapi.Image
 	if img.Checkpoint {
 		return verify.Verdict{}, refuse("it is a checkpoint, from which a runtime would restore a process and pull its base image unjudged")
 	}
-	if acted := spec.GetImage(); !node.IsID(acted) {
+	if acted := spec.GetImage(); acted != r.image && !node.IsID(acted) {
 		ref, err := ParseReference(acted)
 		if err != nil {
 			return verify.Verdict{}, err
@@ -119,14 +130,28 @@ func (g *Gate) judgeImage(ctx context.Context, r request, spec *runtimeapi.Image
 			return verify.Verdict{}, err
 		}
 	}
-	if !node.IsID(r.image) {
-		ref, err := ParseReference(r.image)
-		if err != nil {
-			return verify.Verdict{}, err
-		}
-		return g.judgeManifests(ctx, r, ref, img, evidence.Credentials{})
+	if node.IsID(r.image) {
+		return g.judgeNames(ctx, r, img)
 	}
-	return g.judgeNames(ctx, r, img)
+	ref, err := ParseReference(r.image)
+	if err != nil {
+		return verify.Verdict{}, err
+	}
+	// A truncated ID reads like a name: "sha256:0a1b2c" is an image of Docker Hub to
+	// whoever matches policies, and to the runtime it is the first image whose ID begins so.
+	// It would have any image judged by the rules for another.
+	if len(img.Manifests) > 0 && !slices.ContainsFunc(img.Names, ref.sameRepository) {
+		return verify.Verdict{}, refuse("the image on this node does not go by that name" + otherNames(img) + "; write its name in full")
+	}
+	return g.judgeManifests(ctx, r, ref, img, evidence.Credentials{})
+}
+
+// otherNames tells by which name an image goes.
+func otherNames(img node.Image) string {
+	if len(img.Names) == 0 {
+		return ""
+	}
+	return " but by " + clip(img.Names[0], maxForeign)
 }
 
 // judgeNames serves clients that send an image ID and no name beside it, as kubelets before 1.30

@@ -123,14 +123,13 @@ func (g *Gate) settle(r request, v verify.Verdict, err error) error {
 		g.o.Log.Warn("would be refused in enforce mode", "action", r.action, "image", r.image, "reason", refusal.Error())
 		refusal = nil
 	}
-	record := g.record(r, v, err, decision)
-	g.o.Decided(r.action, decision)
-	if aerr := g.o.Recorder.Append(record); aerr != nil {
+	if aerr := g.o.Recorder.Append(g.record(r, v, err, decision)); aerr != nil {
 		g.o.Log.Error("audit record not written", "action", r.action, "image", r.image, "decision", decision, "error", aerr)
 		if refusal == nil && !g.o.Observe {
-			return unrecorded(r, aerr)
+			refusal, decision = unrecorded(r, aerr), audit.DecisionError
 		}
 	}
+	g.o.Decided(r.action, decision)
 	return refusal
 }
 

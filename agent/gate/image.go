@@ -7,6 +7,8 @@ import (
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/cosentry/cosentry/agent/node"
 )
 
 // maxReference is longer than any reference that kubelet lets pass.
@@ -32,6 +34,8 @@ func ParseReference(s string) (Reference, error) {
 		return Reference{}, refuse("its name is longer than any image name")
 	case isPath(s):
 		return Reference{}, refuse("it is a path, not an image: a file on the node cannot be judged by its signature")
+	case node.IsID(s):
+		return Reference{}, refuse("it is an image ID, not an image name")
 	}
 	parsed, err := reference.ParseDockerRef(s)
 	if err != nil {
@@ -82,10 +86,11 @@ func isPath(s string) bool {
 func (r Reference) pinned(d digest.Digest) string { return r.Repository + "@" + d.String() }
 func (r Reference) tagged() string                { return r.Repository + ":" + r.Tag }
 
-// sameRepository reports whether a name on the node is of r's repository.
+// sameRepository reports whether a name on the node is of r's repository. Runtimes tell names in
+// full: host, path, and a tag or digest.
 func (r Reference) sameRepository(s string) bool {
-	other, err := reference.ParseNormalizedNamed(s)
-	return err == nil && other.Name() == r.Repository
+	rest, ok := strings.CutPrefix(s, r.Repository)
+	return ok && rest != "" && (rest[0] == ':' || rest[0] == '@') && !strings.Contains(rest, "/")
 }
 
 // short is a digest as people compare it by eye.

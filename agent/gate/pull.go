@@ -39,7 +39,7 @@ func (g *Gate) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest, 
 	}
 
 	pinned := ref.pinned(v.Digest)
-	req.Image.Image = pinned
+	req.Image.Image, req.Image.ImageRef = pinned, ""
 	resp, err := forward(ctx, req)
 	if err != nil || ref.Tag == "" {
 		return resp, err
@@ -73,7 +73,7 @@ func (g *Gate) judgePull(ctx context.Context, r request, c evidence.Credentials)
 // what came is compared with what was judged. Other content is judged afresh, and
 // taken off the node again if refused.
 func (g *Gate) pullByTag(ctx context.Context, r request, ref Reference, judged verify.Verdict, req *runtimeapi.PullImageRequest, forward pullForward) (*runtimeapi.PullImageResponse, error) {
-	req.Image.Image = ref.tagged()
+	req.Image.Image, req.Image.ImageRef = ref.tagged(), ""
 	resp, err := forward(ctx, req)
 	if err != nil {
 		return nil, err

@@ -28,8 +28,9 @@ const (
 // maxMessage bounds a message in bytes: it is stored in the pod's status, for each container.
 const maxMessage = 1024
 
-// maxForeign bounds what a message repeats of an image name.
-const maxForeign = 256
+// maxForeign bounds what a message repeats of an image name. Twice this, maxReasons and our own
+// words are less than maxMessage, so that the advice at a message's end stays.
+const maxForeign = 192
 
 // maxReasons bounds what a message repeats of policies' reasons.
 const maxReasons = 448
@@ -59,7 +60,7 @@ func IsRefusal(err error) bool {
 // explain maps the outcome for r to the error that its client reads; nil if r is let through.
 // It is the only place where verdicts and failures become gRPC codes.
 func explain(r request, v verify.Verdict, err error) error {
-	what := clip(r.image, maxForeign)
+	what := called(r)
 	if v.Digest != "" && v.Repository != "" {
 		what = clip(v.Repository, maxForeign) + "@" + short(v.Digest)
 	}
@@ -72,13 +73,13 @@ func explain(r request, v verify.Verdict, err error) error {
 	case err == nil:
 		return refused("%s is refused%s. Sign it, or %s", what, byPolicies(v), see)
 	case IsRefusal(err):
-		return refused("%s is refused: %v", what, err)
+		return refused("%s is refused: %v", what, cause(err))
 	case errors.Is(err, verify.ErrNoPolicy):
 		return refused("%s is refused: this node cannot judge any image, %v. Tell the node's owner: cosentry status", what, cause(err))
 	case errors.Is(err, context.Canceled):
 		return status.Error(codes.Canceled, bounded("the request was canceled while its image was judged"))
 	case errors.Is(err, evidence.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
-		return status.Error(codes.Unknown, bounded(unavailablePrefix+"%s could not be verified: %v. It is tried again; or %s", what, err, see))
+		return status.Error(codes.Unknown, bounded(unavailablePrefix+"%s could not be verified: %v. It is tried again; or %s", what, cause(err), see))
 	case errors.As(err, &resolve) && (errors.Is(err, evidence.ErrNotFound) || errors.Is(err, evidence.ErrUnauthorized)):
 		// The pull itself would have failed, signatures aside: say so, and not that something is unsigned.
 		return status.Error(codes.NotFound, bounded("%s: %v. Check the name and the pull secret", what, cause(err)))
@@ -101,11 +102,19 @@ func runtimeError(r request, err error) error {
 	if code == codes.OK {
 		code = codes.Unknown
 	}
-	return status.Error(code, bounded("%s could not be judged: %v", clip(r.image, maxForeign), err))
+	return status.Error(code, bounded("%s could not be judged: %v", called(r), err))
 }
 
 func unrecorded(r request, err error) error {
-	return status.Error(codes.Unknown, bounded("%s is not started: this node requires an audit record of each decision, and it could not be written: %v. Tell the node's owner: cosentry status", clip(r.image, maxForeign), err))
+	return status.Error(codes.Unknown, bounded("%s is not started: this node requires an audit record of each decision, and it could not be written: %v. Tell the node's owner: cosentry status", called(r), cause(err)))
+}
+
+// called is what a message calls the image of r.
+func called(r request) string {
+	if r.image == "" {
+		return "an image without a name"
+	}
+	return clip(r.image, maxForeign)
 }
 
 // cause is err, cut so that what follows it in a message stays.
