@@ -19,6 +19,8 @@ func TestCreateIsBoundToContent(t *testing.T) {
 	w := newWorld(t, nil)
 	signed := w.pushSigned("app:1", "signed")
 	good := w.wantRun(t, w.image("app:1"), "signed").Ref
+	w.pushSigned("app:2", "signed as well")
+	second := w.wantRun(t, w.image("app:2"), "signed as well").Ref
 	stowaway := w.push("stowaway:1", "stowaway")
 	bad := w.pullAround(w.image("stowaway:1"))
 	imported, err := w.Images.Saying("imported")
@@ -49,6 +51,7 @@ func TestCreateIsBoundToContent(t *testing.T) {
 		{"an imported image's name", w.image("imported:1"), "", "no signatures found"},
 		{"an imported image's ID, written as a signed one", importedID, w.image("app:1"), ""},
 		{"a signed image's ID, written as the stowaway", good, w.image("stowaway:1"), ""},
+		{"a signed image's ID, written as another signed digest", second, signed.String(), ""},
 		{"an archive's path", archive, "", "path"},
 		{"an archive's path, written as a signed image", archive, w.image("app:1"), "path"},
 		{"a relative path", "./image.tar", "", ""},
@@ -76,6 +79,26 @@ func TestCreateIsBoundToContent(t *testing.T) {
 		})
 	}
 	t.Run("still allowed: the signed image", func(t *testing.T) { w.wantRun(t, w.image("app:1"), "signed") })
+}
+
+// TestNameIsForwardedAsID: between the verdict and the creation a name could come to mean other bytes.
+func TestNameIsForwardedAsID(t *testing.T) {
+	w := newWorld(t, nil)
+	digest := w.pushSigned("app:1", "signed")
+	id := w.wantRun(t, w.image("app:1"), "signed").Ref
+	for i, image := range []string{w.image("app:1"), digest.String(), w.image("app:1@" + digest.DigestStr()), id} {
+		pod := w.pod()
+		c := harness.Container{Name: "main", Image: w.image("app:1"), Volumes: map[string]string{"/data": w.image("app:1")}}
+		_, err := w.kubelet.Create(t.Context(), pod, c, image, map[string]string{"/data": image})
+		must(t, err)
+		list, err := w.Direct.Runtime.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{
+			Filter: &runtimeapi.ContainerFilter{PodSandboxId: pod.Sandbox},
+		})
+		must(t, err)
+		if got := list.Containers[0].Image.Image; got != id {
+			t.Errorf("%d: asked for as %s, the runtime was asked for %s, want %s", i, image, got, id)
+		}
+	}
 }
 
 // wantNoContainers asks the runtime itself.

@@ -23,9 +23,11 @@ type Cosentry struct {
 	Socket    string // the CRI socket that it serves
 	PolicyDir string
 	AuditDir  string
-	HTTP      string // address of /metrics, /healthz, /readyz, /status
-	dir       string
-	tools     Tools
+	// EvidenceDir holds the signatures that were accepted.
+	EvidenceDir string
+	HTTP        string // address of /metrics, /healthz, /readyz, /status
+	dir         string
+	tools       Tools
 }
 
 // Settings are the parts of NodeConfig that differ between tests.
@@ -41,11 +43,12 @@ type Settings struct {
 // NewCosentry writes settings and policies under dir, and starts nothing.
 func NewCosentry(tools Tools, dir string, s Settings) (*Cosentry, error) {
 	c := &Cosentry{
-		Socket:    filepath.Join(dir, "containerd.sock"),
-		PolicyDir: filepath.Join(dir, "policies"),
-		AuditDir:  filepath.Join(dir, "audit"),
-		dir:       dir,
-		tools:     tools,
+		Socket:      filepath.Join(dir, "containerd.sock"),
+		PolicyDir:   filepath.Join(dir, "policies"),
+		AuditDir:    filepath.Join(dir, "audit"),
+		EvidenceDir: filepath.Join(dir, "evidence"),
+		dir:         dir,
+		tools:       tools,
 	}
 	if err := os.MkdirAll(c.PolicyDir, 0o755); err != nil {
 		return nil, fmt.Errorf("preparing cosentry: %w", err)
@@ -72,7 +75,7 @@ func NewCosentry(tools Tools, dir string, s Settings) (*Cosentry, error) {
 		"runtime":    map[string]any{"endpoint": s.Runtime},
 		"policies":   map[string]any{"dir": c.PolicyDir},
 		"registry":   map[string]any{"hostsDir": s.HostsDir, "dockerConfig": filepath.Join(dir, "docker.json")},
-		"evidence":   map[string]any{"dir": filepath.Join(dir, "evidence")},
+		"evidence":   map[string]any{"dir": c.EvidenceDir},
 		"audit":      map[string]any{"dir": c.AuditDir},
 		"http":       map[string]any{"address": c.HTTP},
 		"log":        map[string]any{"format": "text", "level": "debug"},
