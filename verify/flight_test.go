@@ -75,6 +75,24 @@ func TestConcurrentCallersShareOneQuestion(t *testing.T) {
 	}
 }
 
+// One that looks into the cache just before a verification ends, and is ready to ask just after it.
+func TestACallerThatCameAMomentTooLateAsksNothing(t *testing.T) {
+	s := holding(found(classicFor("P-256", appDigest)))
+	o := testOptions(s)
+	var v *Verifier
+	first := true
+	o.Cache = func(bool) {
+		if first {
+			first = false
+			verdictOn(t, v, appSubject())
+		}
+	}
+	v = newVerifierWith(t, o, byKey("P-256"))
+	if got := verdictOn(t, v, appSubject()); !got.Allowed || !got.Cached || s.calls.Load() != 1 {
+		t.Errorf("%+v after %d questions", got, s.calls.Load())
+	}
+}
+
 // The pod that asked first goes away; those that wait with it must not be refused for it.
 func TestTheFirstCallersCancellationFailsNobodyElse(t *testing.T) {
 	s, asked, answer := gatedSource(found(classicFor("P-256", appDigest)))

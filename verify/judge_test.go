@@ -206,7 +206,7 @@ func TestASourceThatFailsDecidesNothing(t *testing.T) {
 		v := newVerifier(t, s, byKey("P-256"))
 		got, err := v.Verify(t.Context(), appSubject())
 		var undecided *UndecidedError
-		if !errors.As(err, &undecided) || got.Allowed || v.Cached() != 0 {
+		if !errors.As(err, &undecided) || undecided.Policy != "signed" || got.Allowed || v.Cached() != 0 {
 			t.Errorf("%s: %+v, %v, %d cached", name, got, err, v.Cached())
 		}
 	}
