@@ -7,16 +7,14 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/cosentry/cosentry/agent/audit"
 	"github.com/cosentry/cosentry/agent/config"
@@ -88,7 +86,7 @@ func run(ctx context.Context, c config.Config, log *slog.Logger) error {
 	policies := reload.New(c.Policies.Dir, verifier, m, log)
 	policies.Load()
 
-	conn, err := dialRuntime(c.Runtime.Endpoint)
+	conn, err := criproxy.Dial(c.Runtime.Endpoint) // for the gate's own look-ups
 	if err != nil {
 		return err
 	}
@@ -185,21 +183,14 @@ func newVerifier(c config.Config, source verify.Source, keeper verify.Keeper, m 
 	return verify.New(o)
 }
 
-// dialRuntime returns a connection for the gate's own look-ups. It connects when first used, and
-// again within a second after the runtime was away.
-func dialRuntime(endpoint string) (*grpc.ClientConn, error) {
-	return grpc.NewClient("unix://"+endpoint,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			MinConnectTimeout: time.Second,
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 800 * time.Millisecond},
-		}))
-}
-
 // listen takes the socket that systemd hands over, or makes one.
 func listen(path string) (net.Listener, error) {
 	if os.Getenv("LISTEN_FDS") != "" {
 		return criproxy.ListenSystemd("")
+	}
+	// /run is empty after a boot.
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("making the socket's folder: %w", err)
 	}
 	return criproxy.Listen(path)
 }

@@ -113,7 +113,7 @@ func New(o Options) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := dialRuntime(path)
+	conn, err := dialRaw(o.Endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the connection to the runtime at %s: %w", path, err)
 	}

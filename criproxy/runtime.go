@@ -55,8 +55,14 @@ func socketPath(endpoint string) (string, error) {
 	return path, nil
 }
 
-// dialRuntime prepares the connection to the runtime and opens nothing yet.
-func dialRuntime(path string) (*grpc.ClientConn, error) {
+// Dial prepares a connection to the runtime for calls of the agent's own, with messages
+// as large and reconnecting as fast as for those that are forwarded. It opens nothing yet. Options
+// given here come last and win.
+func Dial(endpoint string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
+	path, err := socketPath(endpoint)
+	if err != nil {
+		return nil, err
+	}
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", path)
@@ -64,21 +70,24 @@ func dialRuntime(path string) (*grpc.ClientConn, error) {
 	// The dialer gets the path as it is, because gRPC's unix: targets are parsed
 	// as URLs. The authority is set because the default, made from the
 	// target, is refused by servers that insist on a valid host.
-	return grpc.NewClient("passthrough:///runtime",
+	return grpc.NewClient("passthrough:///runtime", append([]grpc.DialOption{
 		grpc.WithContextDialer(dial),
 		grpc.WithAuthority("localhost"),
 		grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(reconnect),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+	}, opts...)...)
+}
+
+// dialRaw prepares the connection over which calls are forwarded.
+func dialRaw(endpoint string) (*grpc.ClientConn, error) {
+	return Dial(endpoint,
 		grpc.WithIdleTimeout(0),
 		grpc.WithStaticStreamWindowSize(window),
 		grpc.WithStaticConnWindowSize(window),
 		grpc.WithDisableRetry(),
-		grpc.WithDefaultCallOptions(
-			grpc.ForceCodecV2(rawCodec{}),
-			grpc.MaxCallRecvMsgSize(maxMessage),
-			grpc.MaxCallSendMsgSize(maxMessage),
-		),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})),
 	)
 }
 
