@@ -12,6 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cosentry/cosentry/agent/node"
+	"github.com/cosentry/cosentry/verify"
 )
 
 // signedHere is a node with a signed image, pulled by tag, and an unsigned one.
@@ -359,6 +360,20 @@ func TestForwardsErrorsAreReturnedUnchanged(t *testing.T) {
 	w.forwardErr = st.Err()
 	if err := w.create(t, spec(id("good"), app+":1")); !errors.Is(err, w.forwardErr) || len(status.Convert(err).Details()) != 1 {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestAnErrorIsNoPermissionWhateverComesWithIt(t *testing.T) {
+	w := signedHere()
+	w.verdicts[manifest("good")] = verify.Verdict{Allowed: true}
+	w.failing[manifest("good")] = errors.New("the evidence could not be read")
+	for _, s := range []*runtimeapi.ImageSpec{spec(id("good"), app+":1"), spec(id("good"), "")} {
+		if err := w.create(t, s); err == nil || len(w.created) != 0 {
+			t.Errorf("create of %v: %v", s, err)
+		}
+	}
+	if _, err := w.pull(t, app+":1"); err == nil || len(w.pulled) != 0 {
+		t.Errorf("pull: %v", err)
 	}
 }
 

@@ -6,6 +6,8 @@
 //   - A container, and every image mounted into it, is judged by the manifests that
 //     are on this node for the very content the runtime would take, and the
 //     request is forwarded with that content's ID in place of a name.
+//   - It is judged under the name its user wrote, which must be one of the content's own
+//     repositories on this node: no image runs by the rules for another.
 //   - Whatever cannot be judged is refused: paths, names that do not parse, names and
 //     digests that are not on this node, checkpoints.
 //   - Each decision is one audit record, written before an allowed call goes on.

@@ -189,7 +189,7 @@ func (w *world) Verify(ctx context.Context, s verify.Subject) (verify.Verdict, e
 		return verify.Verdict{}, &verify.UndecidedError{Subject: s, Err: fmt.Errorf("%w: %w", evidence.ErrUnavailable, err)}
 	}
 	if err := w.failing[s.Digest]; err != nil {
-		return verify.Verdict{}, &verify.UndecidedError{Subject: s, Err: err}
+		return w.verdicts[s.Digest], &verify.UndecidedError{Subject: s, Err: err}
 	}
 	if v, ok := w.verdicts[s.Digest]; ok {
 		return v, nil

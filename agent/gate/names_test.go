@@ -136,6 +136,29 @@ func TestParseReferenceRefuses(t *testing.T) {
 	}
 }
 
+func TestSameRepository(t *testing.T) {
+	ref, err := ParseReference(app)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{
+		app + ":1":                             true,
+		app + "@" + manifest("x").String():     true,
+		app:                                    false, // no runtime tells a name without tag and digest
+		app + "/x:1":                           false,
+		app + "x:1":                            false,
+		app + ":5000/x:1":                      false,
+		"x" + app + ":1":                       false,
+		"x/" + app + ":1":                      false,
+		strings.TrimSuffix(app, "/app") + ":1": false,
+		"":                                     false,
+	} {
+		if got := ref.sameRepository(name); got != want {
+			t.Errorf("%q: %v", name, got)
+		}
+	}
+}
+
 // What policies match and what the runtime acts on must be one name. Each accepted reference is
 // read alike by both libraries, and names the same thing once it is pinned.
 func FuzzParseReference(f *testing.F) {
