@@ -253,7 +253,7 @@ func (w *world) forwardPull(_ context.Context, req *runtimeapi.PullImageRequest)
 	if w.configs[d] == "" {
 		return nil, status.Error(codes.NotFound, "no such manifest")
 	}
-	w.hereAs(named.(reference.Named).Name()+"@"+d.String(), w.configs[d], d)
+	w.hereAs(named.Name()+"@"+d.String(), w.configs[d], d)
 	return &runtimeapi.PullImageResponse{ImageRef: w.configs[d]}, nil
 }
 
