@@ -39,7 +39,8 @@ type Verifier interface {
 	Revision() string
 }
 
-// Resolver finds the digest a tag stands for at the registry.
+// Resolver finds the digest a tag stands for at the registry. Its errors say what was resolved, and
+// wrap evidence.ErrNotFound, ErrUnauthorized or ErrUnavailable where that is the cause.
 type Resolver interface {
 	Resolve(ctx context.Context, repository, tag string, c evidence.Credentials) (digest.Digest, error)
 }

@@ -61,7 +61,7 @@ func (g *Gate) judgePull(ctx context.Context, r request, c evidence.Credentials)
 	d := ref.Digest
 	if d == "" {
 		if d, err = g.o.Resolver.Resolve(ctx, ref.Repository, ref.Tag, c); err != nil {
-			return ref, v, &resolveError{ref.tagged(), err}
+			return ref, v, &resolveError{err}
 		}
 	}
 	v, err = g.o.Verifier.Verify(ctx, verify.Subject{Image: r.image, Repository: ref.Repository, Digest: d, Credentials: c})

@@ -42,13 +42,10 @@ func (r *refusal) Error() string { return r.why }
 
 func refuse(why string) error { return &refusal{why} }
 
-// resolveError says that a tag could not be resolved at the registry.
-type resolveError struct {
-	tagged string
-	err    error
-}
+// resolveError marks an error of the Resolver, which says itself what it was resolving.
+type resolveError struct{ err error }
 
-func (e *resolveError) Error() string { return fmt.Sprintf("resolving %s: %v", e.tagged, e.err) }
+func (e *resolveError) Error() string { return e.err.Error() }
 func (e *resolveError) Unwrap() error { return e.err }
 
 // IsRefusal reports whether err is an answer and not a failure to find one.

@@ -60,22 +60,22 @@ func TestWhatKubeletReads(t *testing.T) {
 			v: digested, err: undecided(fmt.Errorf("%w: dial", evidence.ErrUnavailable)), code: codes.Unknown, prefix: unavailable + what, words: []string{"dial", "tried again", see},
 		},
 		"the registry is away while the tag is resolved": {
-			err: &resolveError{app + ":1", fmt.Errorf("%w: dial", evidence.ErrUnavailable)}, code: codes.Unknown, prefix: unavailable + app + ":1 ", words: []string{"resolving " + app + ":1"},
+			err: &resolveError{fmt.Errorf("%w: dial", evidence.ErrUnavailable)}, code: codes.Unknown, prefix: unavailable + app + ":1 ", words: []string{"dial", see},
 		},
 		"time is up": {
 			err: undecided(context.DeadlineExceeded), code: codes.Unknown, prefix: unavailable,
 		},
 		"no such tag": {
-			err: &resolveError{app + ":1", fmt.Errorf("%w: manifest unknown", evidence.ErrNotFound)}, code: codes.NotFound, prefix: app + ":1: ", words: []string{"manifest unknown", "pull secret"},
+			err: &resolveError{fmt.Errorf("%w: manifest unknown", evidence.ErrNotFound)}, code: codes.NotFound, prefix: app + ":1: ", words: []string{"manifest unknown", "pull secret"},
 		},
 		"no right to resolve the tag": {
-			err: &resolveError{app + ":1", fmt.Errorf("%w: 401", evidence.ErrUnauthorized)}, code: codes.NotFound, prefix: app + ":1: ", words: []string{"401", "pull secret"},
+			err: &resolveError{fmt.Errorf("%w: 401", evidence.ErrUnauthorized)}, code: codes.NotFound, prefix: app + ":1: ", words: []string{"401", "pull secret"},
 		},
 		"no right to read the signatures": {
 			v: digested, err: undecided(fmt.Errorf("%w: 401", evidence.ErrUnauthorized)), code: codes.Unknown, prefix: refused + what, words: []string{"401", "credentials that may read the signatures", see},
 		},
 		"a registry that answers something else": {
-			err: &resolveError{app + ":1", evidence.ErrMismatch}, code: codes.Unknown, prefix: refused, words: []string{"could not be verified", see},
+			err: &resolveError{evidence.ErrMismatch}, code: codes.Unknown, prefix: refused, words: []string{"could not be verified", see},
 		},
 		"undecided for another reason": {
 			v: digested, err: undecided(errors.New("verification panicked")), code: codes.Unknown, prefix: refused, words: []string{"panicked", see},
@@ -128,7 +128,7 @@ func TestMessagesAreBoundedPrintableAndKeepTheirAdvice(t *testing.T) {
 			"unauthorized": {v: verify.Verdict{Repository: s, Digest: manifest("x")}, err: undecided(fmt.Errorf("%w: %s", evidence.ErrUnauthorized, s)), advice: "see: cosentry verify "},
 			"undecided":    {v: verify.Verdict{Repository: s, Digest: manifest("x")}, err: undecided(errors.New(s)), advice: "See: cosentry verify "},
 			"no policy":    {err: undecided(fmt.Errorf("%w: %s", verify.ErrNoPolicy, s)), advice: "cosentry status"},
-			"not found":    {err: &resolveError{s, evidence.ErrNotFound}, advice: "pull secret"},
+			"not found":    {err: &resolveError{evidence.ErrNotFound}, advice: "pull secret"},
 			"runtime":      {err: errors.New(s)},
 		} {
 			message := status.Convert(explain(request{image: s}, tc.v, tc.err)).Message()
