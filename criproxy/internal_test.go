@@ -2,6 +2,8 @@ package criproxy
 
 import (
 	"bytes"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +53,30 @@ func TestEveryMethodHasItsKind(t *testing.T) {
 	}
 	if got := len(table.known); got != 43 {
 		t.Errorf("cri-api has %d methods where 43 were looked at: decide on the new ones, then change the number", got)
+	}
+}
+
+// A lock that is held is given up on, with words that name it.
+func TestLockIsNotWaitedForWithoutEnd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cri.sock")
+	unlock, err := lockPath(path, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err := listen(path, 20*time.Millisecond); err == nil {
+		l.Close()
+		t.Error("the lock was passed by")
+	} else if !strings.Contains(err.Error(), path+".lock") {
+		t.Errorf("%v does not name the lock file", err)
+	}
+	unlock()
+	l, err := listen(path, 20*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if lockWait > 5*time.Second {
+		t.Errorf("a start may hang for %v, deaf to SIGTERM", lockWait)
 	}
 }
 

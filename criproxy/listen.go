@@ -27,20 +27,21 @@ const socketMode = 0o660
 //
 // The socket is made in a folder that only its owner can enter, and moved into
 // place with its final mode: there is no moment in which another user could
-// connect, and none in which path is missing while a stale file is replaced.
+// connect, and none in which path is missing while a stale file is replaced. The
+// folder must be one in which only this user can make files.
 func Listen(path string) (net.Listener, error) {
-	l, err := listen(path)
+	l, err := listen(path, lockWait)
 	if err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}
 	return l, nil
 }
 
-func listen(path string) (_ net.Listener, err error) {
+func listen(path string, wait time.Duration) (_ net.Listener, err error) {
 	if !filepath.IsAbs(path) {
 		return nil, errors.New("the path of a socket must be absolute")
 	}
-	unlock, err := lockDir(filepath.Dir(path))
+	unlock, err := lockPath(path, wait)
 	if err != nil {
 		return nil, err
 	}
@@ -82,18 +83,55 @@ func listen(path string) (_ net.Listener, err error) {
 	return &listener{UnixListener: ul, path: path, own: own}, nil
 }
 
-// lockDir keeps two processes that start at once from both finding a stale
-// socket and the second from taking the path away from the first.
-func lockDir(dir string) (unlock func(), err error) {
-	d, err := os.Open(dir)
+// lockWait is how long another process that starts at this moment is waited for. It holds
+// the lock for as long as it takes to make a socket.
+const lockWait = 5 * time.Second
+
+// lockPath keeps two processes that start at once from both finding a stale
+// socket and the second from taking the path away from the first. The lock is on
+// a file that only this user can open, <path>.lock, and not on the folder: whoever can
+// open a file can hold its lock, so any user of the node could keep the agent from
+// starting. For the same reason it is never waited for without end.
+//
+// The file is left behind: to remove it would let one process lock the file that is
+// gone and another its successor.
+func lockPath(path string, wait time.Duration) (unlock func(), err error) {
+	file := path + ".lock"
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("opening the lock file: %w", err)
 	}
-	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
-		d.Close()
-		return nil, fmt.Errorf("locking %s: %w", dir, err)
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	if err := private(f); err != nil {
+		return nil, fmt.Errorf("lock file %s: %w; remove it", file, err)
 	}
-	return func() { d.Close() }, nil
+	for end := time.Now().Add(wait); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return func() { f.Close() }, nil
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			return nil, fmt.Errorf("locking %s: %w", file, err)
+		case time.Now().After(end):
+			return nil, fmt.Errorf("another process has held the lock on %s for %v", file, wait)
+		}
+	}
+}
+
+// private returns nil if nobody but this user can open f, or could when it was made.
+func private(f *os.File) error {
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); !ok || !fi.Mode().IsRegular() || int(st.Uid) != os.Geteuid() || fi.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("%v is not a file of this user alone", fi.Mode())
+	}
+	return nil
 }
 
 // replaceable returns nil if there is nothing at path, or a socket on which

@@ -44,8 +44,11 @@ func TestListen(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != "cri.sock.lock" {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+	if fi, err := os.Stat(path + ".lock"); err != nil || fi.Mode() != 0o600 {
+		t.Errorf("lock file: %v, %v; whoever can open it can keep the agent from starting", fi.Mode(), err)
 	}
 }
 
@@ -158,6 +161,54 @@ func TestListenRefuses(t *testing.T) {
 			if l, err := criproxy.Listen(path); err == nil {
 				l.Close()
 				t.Error("Listen accepted it")
+			}
+		})
+	}
+}
+
+// Any user of the node may open the socket's folder, and so may hold a lock on it.
+func TestListenDoesNotWaitForTheFolder(t *testing.T) {
+	dir := tempDir(t)
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	have := make(chan error, 1)
+	go func() {
+		l, err := criproxy.Listen(filepath.Join(dir, "cri.sock"))
+		if err == nil {
+			err = l.Close()
+		}
+		have <- err
+	}()
+	if err := wait(t, "Listen to return", have); err != nil {
+		t.Error(err)
+	}
+}
+
+// What others can open, they can lock: such a lock file is not waited for, and neither are a
+// pipe or a link in its place.
+func TestListenRefusesALockFileOfOthers(t *testing.T) {
+	for name, prepare := range map[string]func(path string) error{
+		"readable by all":      func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o644)) },
+		"of another user":      func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Chown(path, 12345, 0)) },
+		"a symbolic link":      func(path string) error { return os.Symlink("/dev/null", path) },
+		"a pipe nobody writes": func(path string) error { return syscall.Mkfifo(path, 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(tempDir(t), "cri.sock")
+			if err := prepare(path + ".lock"); err != nil {
+				t.Fatal(err)
+			}
+			if l, err := criproxy.Listen(path); err == nil {
+				l.Close()
+				t.Error("Listen took it")
+			} else if !strings.Contains(err.Error(), path+".lock") {
+				t.Errorf("%v does not name the lock file", err)
 			}
 		})
 	}
