@@ -9,6 +9,7 @@ import (
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/policy"
+	"github.com/cosentry/cosentry/verify/rescue"
 )
 
 // needsEvidence reports whether some policy can only be judged on signatures. A
@@ -202,7 +203,7 @@ func countWords(found, otherDigest, otherUse int) string {
 // something about the way there. Where several errors are joined all must; one
 // that is not known here is none, so that it is never kept as a refusal.
 func definite(err error) bool {
-	for _, passing := range []error{evidence.ErrUnavailable, evidence.ErrUnauthorized, context.DeadlineExceeded, context.Canceled} {
+	for _, passing := range []error{evidence.ErrUnavailable, evidence.ErrUnauthorized, rescue.ErrPanicked, context.DeadlineExceeded, context.Canceled} {
 		if errors.Is(err, passing) {
 			return false
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/limits"
+	"github.com/cosentry/cosentry/verify/rescue"
 )
 
 var (
@@ -159,6 +160,9 @@ func TestIncompleteEvidence(t *testing.T) {
 		{"no signature and time out", []string{signedDoc}, []any{context.DeadlineExceeded}, want{undecided: context.DeadlineExceeded}},
 		{"no signature and an unknown error", []string{signedDoc}, []any{unknown}, want{undecided: unknown}},
 		{"a bound met beside a form unavailable", []string{signedDoc}, []any{both}, want{undecided: evidence.ErrUnavailable}},
+		{"a panic", []string{signedDoc}, []any{rescue.ErrPanicked}, want{undecided: rescue.ErrPanicked}},
+		{"a panic beside other bytes than asked for", []string{signedDoc}, []any{errors.Join(errMismatch, rescue.ErrPanicked)}, want{undecided: rescue.ErrPanicked}},
+		{"a good signature beside a panic", []string{signedDoc}, []any{good, rescue.ErrPanicked}, want{allowed: true, kept: true}},
 		{"a bound met", []string{signedDoc}, []any{errTooMany}, want{kept: true, words: "the bound on number of signatures is exceeded (at most 128 signatures)"}},
 		{"other bytes than asked for", []string{signedDoc}, []any{errMismatch}, want{kept: true, words: "the bytes do not hash to the digest"}},
 		{"a signature listed and not there", []string{signedDoc}, []any{fmt.Errorf("%w: blob", evidence.ErrNotFound)}, want{kept: true, words: "not found"}},

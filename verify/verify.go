@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,7 @@ import (
 
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/policy"
+	"github.com/cosentry/cosentry/verify/rescue"
 )
 
 // Source fetches what is there about a digest. Evidence that is partly missing is
@@ -48,7 +50,7 @@ type Keeper interface {
 var ErrNoPolicy = errors.New("no usable policy")
 
 // UndecidedError says that a verdict could not be reached. It wraps the cause:
-// evidence.ErrUnavailable, evidence.ErrUnauthorized, ErrNoPolicy or a context error.
+// evidence.ErrUnavailable, evidence.ErrUnauthorized, ErrNoPolicy, rescue.ErrPanicked or a context error.
 type UndecidedError struct {
 	Subject Subject
 	Policy  string // the policy that could not be judged, if one was reached
@@ -79,6 +81,8 @@ type Options struct {
 	// Cache is told of every look-up, Judged of every verification made; both may be nil.
 	Cache  func(hit bool)
 	Judged func(d time.Duration, err error)
+	// Log is given the stack of a panic, at debug level. It may be nil.
+	Log *slog.Logger
 }
 
 // Verifier is safe for concurrent use.
@@ -167,12 +171,19 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 	done := v.flight.DoChan(k.flight(s.Credentials), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.opts.FetchTimeout)
 		defer cancel()
-		// The verification that was under way at the look-up above may have ended before
-		// this one began.
-		if verdict, ok := v.cache.get(k, s.Credentials, v.now()); ok {
-			return verdict, nil
+		var verdict Verdict
+		// This is a goroutine of its own, and singleflight ends the process if it panics: a parser
+		// that does so on a stranger's bytes must end neither the agent, and with it the node's
+		// way to its runtime, nor in an allow.
+		err := rescue.Do(v.opts.Log, "the verification", func() (err error) {
+			verdict, err = v.verify(ctx, st, k, s)
+			return err
+		})
+		var undecided *UndecidedError
+		if err != nil && !errors.As(err, &undecided) {
+			err = &UndecidedError{Subject: s, Err: err}
 		}
-		return v.verify(ctx, st, k, s)
+		return verdict, err
 	})
 	select {
 	case <-ctx.Done():
@@ -185,18 +196,21 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 	}
 }
 
-func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject) (_ Verdict, err error) {
-	start := v.now()
-	defer func() {
-		// A parser that panics on a stranger's bytes must end neither the agent, and with it
-		// the node's way to its runtime, nor in an allow.
-		if r := recover(); r != nil {
-			err = &UndecidedError{Subject: s, Err: fmt.Errorf("verification panicked: %.300q", fmt.Sprint(r))}
-		}
-		if v.opts.Judged != nil {
-			v.opts.Judged(v.now().Sub(start), err)
-		}
-	}()
+// verify is one verification, and its measurement.
+func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject) (verdict Verdict, err error) {
+	// The verification that was under way when Verify looked may have ended before this one began.
+	if verdict, ok := v.cache.get(k, s.Credentials, v.now()); ok {
+		return verdict, nil
+	}
+	if v.opts.Judged != nil {
+		start := v.now()
+		err = rescue.ErrPanicked // what is told if deciding does not return
+		defer func() { v.opts.Judged(v.now().Sub(start), err) }()
+	}
+	return v.decide(ctx, st, k, s)
+}
+
+func (v *Verifier) decide(ctx context.Context, st *state, k key, s Subject) (Verdict, error) {
 	matched, err := st.set.Match(s.Image, s.Digest)
 	if err != nil {
 		return Verdict{}, &UndecidedError{Subject: s, Err: err}

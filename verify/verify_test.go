@@ -12,6 +12,7 @@ import (
 
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/policy"
+	"github.com/cosentry/cosentry/verify/rescue"
 )
 
 func TestNewRefusesWhatItWouldHaveToGuess(t *testing.T) {
@@ -113,20 +114,33 @@ func TestAPanicIsAnErrorAndNeverAnAllow(t *testing.T) {
 	badEvidence := *ev
 	badEvidence.Incomplete = (*brokenError)(nil)
 	badEvidence.Signatures = nil
-	for name, v := range map[string]*Verifier{
-		"in the source": newVerifier(t, panicking, byKey("P-256")),
-		"in judging":    newVerifier(t, holding(&badEvidence), byKey("P-256")),
-	} {
+	for name, s := range map[string]Source{"in the source": panicking, "in judging": holding(&badEvidence)} {
+		var judged []error
+		o := testOptions(s)
+		o.Judged = func(_ time.Duration, err error) { judged = append(judged, err) }
+		v := newVerifierWith(t, o, byKey("P-256"))
 		for range 2 {
 			got, err := v.Verify(t.Context(), appSubject())
-			var undecided *UndecidedError
-			if !errors.As(err, &undecided) || !strings.Contains(err.Error(), "verification panicked") || strings.Contains(err.Error(), "\n") {
-				t.Errorf("%s: error %v", name, err)
-			}
+			checkPanicked(t, name, err)
 			if got.Allowed || v.Cached() != 0 {
 				t.Errorf("%s: %+v, %d cached", name, got, v.Cached())
 			}
 		}
+		if len(judged) != 2 || judged[0] == nil || judged[1] == nil {
+			t.Errorf("%s: judged %v, want two failures", name, judged)
+		}
+	}
+	o := testOptions(holding(ev))
+	o.Judged = func(time.Duration, error) { panic("observer\nbroke") }
+	_, err := newVerifierWith(t, o, byKey("P-256")).Verify(t.Context(), appSubject())
+	checkPanicked(t, "in an observer", err)
+}
+
+func checkPanicked(t *testing.T, where string, err error) {
+	t.Helper()
+	var undecided *UndecidedError
+	if !errors.As(err, &undecided) || !errors.Is(err, rescue.ErrPanicked) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("%s: error %v", where, err)
 	}
 }
 

@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/cosentry/cosentry/verify/rescue"
 )
 
 // Fetch asks what signature material there is about a digest. "None" is an Evidence without any and with
@@ -18,7 +19,15 @@ import (
 // Both forms are asked for at once. By digest the classic form takes two round trips and a bundle three. Of several
 // hosts the first that has any material of a form is believed to have all of it, as containerd believes the first
 // that has a tag.
-func (f *Fetcher) Fetch(ctx context.Context, repository string, d digest.Digest, c Credentials) (*Evidence, error) {
+func (f *Fetcher) Fetch(ctx context.Context, repository string, d digest.Digest, c Credentials) (e *Evidence, err error) {
+	err = rescue.Do(f.log, "looking for signatures", func() (err error) {
+		e, err = f.fetch(ctx, repository, d, c)
+		return err
+	})
+	return e, err
+}
+
+func (f *Fetcher) fetch(ctx context.Context, repository string, d digest.Digest, c Credentials) (*Evidence, error) {
 	if err := checkDigest(d); err != nil {
 		return nil, fmt.Errorf("fetching evidence about %s: %w", escape(repository), err)
 	}
@@ -32,17 +41,17 @@ func (f *Fetcher) Fetch(ctx context.Context, repository string, d digest.Digest,
 		e.Incomplete = fmt.Errorf("%w: the host configuration of %s names no host to pull from", ErrUnavailable, g.repo.registry)
 		return e, nil
 	}
-	var signatures, bundles error
 	var left []ways
-	var forms sync.WaitGroup
-	forms.Go(func() { e.Signatures, signatures = g.classic(ctx) })
-	forms.Go(func() { e.Bundles, left, bundles = g.bundles(ctx) })
-	forms.Wait()
-	var rest error
+	errs := g.together("looking for signatures",
+		func() (err error) { e.Signatures, err = g.classic(ctx); return err },
+		func() (err error) { e.Bundles, left, err = g.bundles(ctx); return err },
+	)
 	if len(e.Signatures) == 0 && len(e.Bundles) == 0 {
+		var rest error
 		e.Bundles, rest = g.bundlesLeft(ctx, left)
+		errs = append(errs, rest)
 	}
-	e.Incomplete = errors.Join(signatures, bundles, rest)
+	e.Incomplete = errors.Join(errs...)
 	return e, nil
 }
 
@@ -77,14 +86,12 @@ func (g *gathering) classic(ctx context.Context) ([]Signature, error) {
 // payloads gets what the layers sign.
 func (g *gathering) payloads(ctx context.Context, ep *endpoint, layers []descriptor) ([]Signature, error) {
 	found := make([]*Signature, len(layers))
-	errs := make([]error, len(layers))
-	var all sync.WaitGroup
+	work := make([]func() error, len(layers))
 	for i, layer := range layers {
-		all.Go(func() {
+		work[i] = func() error {
 			payload, err := g.blob(ctx, ep, layer)
 			if err != nil {
-				errs[i] = fmt.Errorf("signature payload %s: %w", escape(layer.Digest.String()), err)
-				return
+				return fmt.Errorf("signature payload %s: %w", escape(layer.Digest.String()), err)
 			}
 			found[i] = &Signature{
 				Payload:         payload,
@@ -92,10 +99,11 @@ func (g *gathering) payloads(ctx context.Context, ep *endpoint, layers []descrip
 				Annotations:     layer.Annotations,
 				Source:          layer.Digest,
 			}
-		})
+			return nil
+		}
 	}
-	all.Wait()
-	return present(found), errors.Join(errs...)
+	err := errors.Join(g.together("getting a signature payload", work...)...)
+	return present(found), err
 }
 
 // present drops those that are not there and keeps the order.
@@ -153,34 +161,36 @@ func (g *gathering) bundlesLeft(ctx context.Context, left []ways) ([]Bundle, err
 func (g *gathering) bundlesAt(ctx context.Context, ep *endpoint, w ways) (found []Bundle, asked ways, err error) {
 	asked = w
 	var byAPI, byTag []Bundle
-	var apiErr, tagErr error
-	tag := func() {
+	tag := func() error {
 		list, err := g.listByTag(ctx, ep)
 		if err == nil {
 			byTag, err = g.referred(ctx, ep, list)
 		}
-		if !errors.Is(err, ErrNotFound) || len(list) > 0 {
-			tagErr = err
+		if errors.Is(err, ErrNotFound) && len(list) == 0 {
+			return nil
 		}
+		return err
 	}
-	var both sync.WaitGroup
-	if w.tag {
-		both.Go(tag)
+	api := func() error {
+		list, absent, err := g.listByAPI(ctx, ep)
+		var tagErr error
+		if absent && !w.tag && ep.possible().tag {
+			asked.tag = true // it was believed to have the API, and has not
+			tagErr = tag()
+		}
+		if err == nil {
+			byAPI, err = g.referred(ctx, ep, list)
+		}
+		return errors.Join(err, tagErr)
 	}
+	var work []func() error
 	if w.api {
-		both.Go(func() {
-			list, absent, err := g.listByAPI(ctx, ep)
-			if absent && !w.tag && ep.possible().tag {
-				asked.tag = true // it was believed to have the API, and has not
-				tag()
-			}
-			if err == nil {
-				byAPI, err = g.referred(ctx, ep, list)
-			}
-			apiErr = err
-		})
+		work = append(work, api)
 	}
-	both.Wait()
+	if w.tag {
+		work = append(work, tag)
+	}
+	err = errors.Join(g.together("looking for bundles", work...)...)
 	if err := g.tooManyBundles(); err != nil {
 		// Which of them came first is chance, and a verdict must not depend on it.
 		return nil, asked, fmt.Errorf("bundles of %s at %s: %w", g.subject, ep.Host, err)
@@ -190,7 +200,7 @@ func (g *gathering) bundlesAt(ctx context.Context, ep *endpoint, w ways) (found 
 			found = append(found, b)
 		}
 	}
-	return found, asked, errors.Join(apiErr, tagErr)
+	return found, asked, err
 }
 
 // referred looks into every referrer that is listed: what the list says about them is not believed.
@@ -202,18 +212,17 @@ func (g *gathering) referred(ctx context.Context, ep *endpoint, list []descripto
 		}
 	}
 	found := make([][]Bundle, len(entries))
-	errs := make([]error, len(entries))
-	var all sync.WaitGroup
+	work := make([]func() error, len(entries))
 	for i, entry := range entries {
-		all.Go(func() {
-			var err error
+		work[i] = func() (err error) {
 			if found[i], err = g.bundlesOf(ctx, ep, entry); err != nil {
-				errs[i] = fmt.Errorf("referrer %s of %s: %w", escape(entry.String()), g.subject, err)
+				return fmt.Errorf("referrer %s of %s: %w", escape(entry.String()), g.subject, err)
 			}
-		})
+			return nil
+		}
 	}
-	all.Wait()
-	return slices.Concat(found...), errors.Join(errs...)
+	err := errors.Join(g.together("looking into a referrer", work...)...)
+	return slices.Concat(found...), err
 }
 
 // bundlesOf gets the bundles in one referrer.

@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cosentry/cosentry/verify/limits"
+	"github.com/cosentry/cosentry/verify/rescue"
 )
 
 // Options of a Fetcher. The zero value asks registries as containerd does without configuration.
@@ -28,7 +30,7 @@ type Options struct {
 	Observe func(host, operation string, code int, d time.Duration, err error)
 	// UserAgent is sent to registries. Default: cosentry.
 	UserAgent string
-	// Log is where a broken docker config is reported. Default: nowhere.
+	// Log is where a broken docker config is reported, and at debug level the stack of a panic. Default: nowhere.
 	Log *slog.Logger
 }
 
@@ -38,6 +40,7 @@ type Fetcher struct {
 	hosts   *hostSets
 	node    *nodeCredentials
 	timeout time.Duration
+	log     *slog.Logger
 }
 
 // New makes a Fetcher. It asks nobody anything.
@@ -61,7 +64,7 @@ func New(o Options) (*Fetcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Fetcher{hosts: hosts, node: &nodeCredentials{path: o.DockerConfig, log: o.Log}, timeout: o.RequestTimeout}, nil
+	return &Fetcher{hosts: hosts, node: &nodeCredentials{path: o.DockerConfig, log: o.Log}, timeout: o.RequestTimeout, log: o.Log}, nil
 }
 
 // repository is a name split into the registry, as image references spell it, and the path there.
@@ -121,14 +124,26 @@ func (f *Fetcher) candidates(ep *endpoint, repo repository, request Credentials)
 // Resolve asks which digest a tag names now. The answer is the registry's word and nothing more: whatever is
 // decided has to be decided about the digest from here on.
 //
-// Errors: ErrNotFound, ErrUnauthorized, ErrUnavailable, ErrMismatch, *limits.Exceeded.
-func (f *Fetcher) Resolve(ctx context.Context, repository, tag string, c Credentials) (digest.Digest, error) {
+// Errors say what was being resolved. They are ErrNotFound, ErrUnauthorized, ErrUnavailable, ErrMismatch,
+// *limits.Exceeded.
+func (f *Fetcher) Resolve(ctx context.Context, repository, tag string, c Credentials) (d digest.Digest, err error) {
+	err = rescue.Do(f.log, "asking for the digest", func() (err error) {
+		d, err = f.resolve(ctx, repository, tag, c)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("resolving %s:%s: %w", escape(repository), escape(tag), err)
+	}
+	return d, nil
+}
+
+func (f *Fetcher) resolve(ctx context.Context, repository, tag string, c Credentials) (digest.Digest, error) {
 	g, err := f.begin(repository, c)
 	if err != nil {
 		return "", err
 	}
 	if !isTag(tag) {
-		return "", fmt.Errorf("tag %s of %s: not a tag", escape(tag), repository)
+		return "", errors.New("not a tag")
 	}
 	var failed failures
 	for _, ep := range g.set.with(docker.HostCapabilityPull | docker.HostCapabilityResolve) {
@@ -138,7 +153,7 @@ func (f *Fetcher) Resolve(ctx context.Context, repository, tag string, c Credent
 		}
 		failed.add(err)
 	}
-	return "", fmt.Errorf("resolving %s:%s: %w", repository, tag, failed.foremost("a host that may resolve tags"))
+	return "", failed.foremost("a host that may resolve tags")
 }
 
 func isTag(tag string) bool {
