@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -28,8 +29,13 @@ func (g *Gate) CreateContainer(ctx context.Context, req *runtimeapi.CreateContai
 	if err := g.decideCreate(ctx, req); err != nil {
 		return nil, err
 	}
+	done := g.o.Images.Creating()
+	defer done()
 	return forward(ctx, req)
 }
+
+// maxImages bounds the different images of one container.
+const maxImages = 64
 
 // decideCreate decides on every image of req, within one time limit for all: a pod's author
 // chooses how many there are.
@@ -37,42 +43,66 @@ func (g *Gate) decideCreate(ctx context.Context, req *runtimeapi.CreateContainer
 	ctx, cancel := context.WithTimeout(ctx, g.o.CreateTimeout)
 	defer cancel()
 	cfg := req.GetConfig()
-	if err := g.decideImage(ctx, audit.ActionCreate, req, cfg.GetImage()); err != nil {
+	if _, err := g.decideImage(ctx, audit.ActionCreate, req, cfg.GetImage()); err != nil {
 		return err
 	}
+	// One volume can be mounted a thousand times over. It is judged and recorded once, lest a pod's author
+	// push others' records out of the audit log with a single container.
+	type volume struct{ image, written, handler string }
+	judged := map[volume]string{}
 	for _, m := range cfg.GetMounts() {
-		if m.GetImage() == nil {
+		spec := m.GetImage()
+		if spec == nil {
 			continue // a mount from the host
 		}
-		if err := g.decideImage(ctx, audit.ActionMount, req, m.GetImage()); err != nil {
+		key := volume{spec.GetImage(), spec.GetUserSpecifiedImage(), spec.GetRuntimeHandler()}
+		if id, ok := judged[key]; ok {
+			g.bind(spec, id)
+			continue
+		}
+		if len(judged) == maxImages {
+			return g.settle(g.requestFor(audit.ActionMount, req, spec), verify.Verdict{}, refuse(fmt.Sprintf("the container mounts more than %d different images", maxImages)))
+		}
+		id, err := g.decideImage(ctx, audit.ActionMount, req, spec)
+		if err != nil {
 			return err
 		}
+		judged[key] = id
 	}
 	return nil
 }
 
-// decideImage decides on one image of req and, if it is accepted, lets spec name its content.
-func (g *Gate) decideImage(ctx context.Context, action string, req *runtimeapi.CreateContainerRequest, spec *runtimeapi.ImageSpec) error {
-	r := request{
+// decideImage decides on one image of req. If it is accepted, spec is bound to its content, whose ID is returned.
+func (g *Gate) decideImage(ctx context.Context, action string, req *runtimeapi.CreateContainerRequest, spec *runtimeapi.ImageSpec) (id string, err error) {
+	r := g.requestFor(action, req, spec)
+	v, id, err := g.judgeCreate(ctx, r, spec)
+	if err := g.settle(r, v, err); err != nil {
+		return "", err
+	}
+	g.bind(spec, id)
+	return id, nil
+}
+
+func (g *Gate) requestFor(action string, req *runtimeapi.CreateContainerRequest, spec *runtimeapi.ImageSpec) request {
+	return request{
 		action:    action,
 		sandbox:   req.GetSandboxConfig().GetMetadata(),
 		container: req.GetConfig().GetMetadata().GetName(),
 		image:     written(spec),
 		start:     time.Now(),
 	}
-	v, id, err := g.judgeCreate(ctx, r, spec)
-	if err := g.settle(r, v, err); err != nil {
-		return err
-	}
+}
+
+// bind lets spec name the content that was judged, except in observe mode, which changes nothing.
+func (g *Gate) bind(spec *runtimeapi.ImageSpec, id string) {
 	if g.o.Observe {
-		return nil
+		return
 	}
 	spec.Image = id
 	if spec.ImageRef != "" {
-		// Meant to tell what a runtime took; none shall take from it what it takes.
+		// It only informs. It is overwritten so that no runtime can read another image from it.
 		spec.ImageRef = id
 	}
-	return nil
 }
 
 // written is the reference that a person wrote. kubelet puts an image ID in its place and
@@ -104,7 +134,11 @@ func (g *Gate) judgeCreate(ctx context.Context, r request, spec *runtimeapi.Imag
 var errStale = errors.New("refused on a remembered look-up")
 
 func (g *Gate) judgeHere(ctx context.Context, r request, spec *runtimeapi.ImageSpec, fresh bool) (verify.Verdict, string, error) {
-	img, remembered, err := g.o.Images.Lookup(ctx, spec, fresh)
+	repository := ""
+	if ref, err := ParseReference(r.image); err == nil {
+		repository = ref.Repository
+	}
+	img, remembered, err := g.o.Images.Lookup(ctx, spec, repository, fresh)
 	if err != nil {
 		return verify.Verdict{}, "", err
 	}

@@ -3,6 +3,7 @@ package gate
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -390,5 +391,35 @@ func TestOneTimeLimitForAllImagesOfACall(t *testing.T) {
 	wantMessage(t, err, codes.Unknown, "RegistryUnavailable: ")
 	if len(w.created) != 0 {
 		t.Error("it reached the runtime")
+	}
+}
+
+// Each different image costs a decision and a record, and a pod's author chooses how many there are.
+func TestMoreVolumesThanAreJudged(t *testing.T) {
+	w := signedHere()
+	var mounts []*runtimeapi.ImageSpec
+	for i := range maxImages + 2 {
+		mounts = append(mounts, spec(id("good"), fmt.Sprintf("%s:1%s", app, strings.Repeat("0", i))))
+	}
+	err := w.create(t, spec(id("good"), app+":1"), mounts...)
+	w.wantRefused(t, err, "more than 64 different images")
+	if n := len(w.records); n != 1+maxImages+1 {
+		t.Errorf("%d records", n)
+	}
+}
+
+// Alias must know which creates are under way: see node.Creating.
+func TestACreateIsAnnouncedWhileTheRuntimeIsAtIt(t *testing.T) {
+	w := signedHere()
+	w.onForward = func() {
+		if w.creating != 1 {
+			t.Errorf("%d creates are known to be under way", w.creating)
+		}
+	}
+	if err := w.create(t, spec(id("good"), app+":1")); err != nil {
+		t.Fatal(err)
+	}
+	if w.creating != 0 {
+		t.Errorf("%d creates never end", w.creating)
 	}
 }

@@ -47,7 +47,8 @@ type Resolver interface {
 
 // Images knows what is on this node. *node.Node is one.
 type Images interface {
-	Lookup(ctx context.Context, spec *runtimeapi.ImageSpec, fresh bool) (img node.Image, cached bool, err error)
+	Lookup(ctx context.Context, spec *runtimeapi.ImageSpec, repository string, fresh bool) (img node.Image, cached bool, err error)
+	Creating() (done func())
 	CanAlias(ctx context.Context) (bool, error)
 	Alias(ctx context.Context, tagged, pinned string) error
 	Remove(ctx context.Context, name string) error
@@ -59,7 +60,7 @@ type Recorder interface {
 	Append(audit.Record) error
 }
 
-// Options configure a Gate. All but Decided are required.
+// Options configure a Gate. All but Observe, Node and Decided are required.
 type Options struct {
 	Verifier Verifier
 	Resolver Resolver
@@ -73,8 +74,8 @@ type Options struct {
 	// time that the runtime takes for the call itself.
 	CreateTimeout, PullTimeout time.Duration
 	Log                        *slog.Logger
-	// Decided is told of each decision: its action and decision as in audit.
-	Decided func(action, decision string)
+	// Decided is told of each decision: its action and decision as in audit, and how long it took.
+	Decided func(action, decision string, took time.Duration)
 }
 
 // Gate implements criproxy.Gate.
@@ -91,7 +92,7 @@ func New(o Options) (*Gate, error) {
 		return nil, errors.New("gate needs positive time limits")
 	}
 	if o.Decided == nil {
-		o.Decided = func(string, string) {}
+		o.Decided = func(string, string, time.Duration) {}
 	}
 	return &Gate{o}, nil
 }
@@ -107,7 +108,7 @@ type request struct {
 }
 
 // settle records the decision on r and returns the error that refuses the call, or nil if the
-// call goes on.
+// call goes on. In observe mode the record says what enforce mode would do, and the call goes on.
 func (g *Gate) settle(r request, v verify.Verdict, err error) error {
 	refusal := explain(r, v, err)
 	decision := audit.DecisionAllow
@@ -115,15 +116,12 @@ func (g *Gate) settle(r request, v verify.Verdict, err error) error {
 	case refusal == nil && v.Warn:
 		decision = audit.DecisionWarn
 	case refusal == nil:
-	case g.o.Observe:
-		decision = audit.DecisionWarn
 	case err != nil && !IsRefusal(err):
 		decision = audit.DecisionError
 	default:
 		decision = audit.DecisionDeny
 	}
-	if refusal != nil && g.o.Observe {
-		g.o.Log.Warn("would be refused in enforce mode", "action", r.action, "image", r.image, "reason", refusal.Error())
+	if g.o.Observe {
 		refusal = nil
 	}
 	if aerr := g.o.Recorder.Append(g.record(r, v, err, decision)); aerr != nil {
@@ -132,7 +130,7 @@ func (g *Gate) settle(r request, v verify.Verdict, err error) error {
 			refusal, decision = unrecorded(r, aerr), audit.DecisionError
 		}
 	}
-	g.o.Decided(r.action, decision)
+	g.o.Decided(r.action, decision, time.Since(r.start))
 	return refusal
 }
 

@@ -60,6 +60,7 @@ type world struct {
 	lookups  []string
 	pulled   []*runtimeapi.PullImageRequest
 	created  []*runtimeapi.CreateContainerRequest
+	creating int
 }
 
 // newWorld has app:1 signed and bad:1 unsigned, in the registry and not on the node.
@@ -128,7 +129,12 @@ func (w *world) find(ref string) string {
 	return ""
 }
 
-func (w *world) Lookup(_ context.Context, spec *runtimeapi.ImageSpec, fresh bool) (node.Image, bool, error) {
+func (w *world) Creating() func() {
+	w.creating++
+	return func() { w.creating-- }
+}
+
+func (w *world) Lookup(_ context.Context, spec *runtimeapi.ImageSpec, _ string, fresh bool) (node.Image, bool, error) {
 	kind := "asked"
 	if img, ok := w.memory[spec.GetImage()]; ok && !fresh {
 		w.lookups = append(w.lookups, "remembered")
@@ -221,7 +227,7 @@ func (w *world) gate(t testing.TB) *Gate {
 		Verifier: w, Resolver: w, Images: w, Recorder: w, Observe: w.observe, Node: "node-1",
 		CreateTimeout: time.Minute, PullTimeout: time.Minute,
 		Log:     slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Decided: func(action, decision string) { w.decided = append(w.decided, action+" "+decision) },
+		Decided: func(action, decision string, _ time.Duration) { w.decided = append(w.decided, action+" "+decision) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -270,6 +276,9 @@ func pullRequest(image string) *runtimeapi.PullImageRequest {
 }
 
 func (w *world) forwardCreate(_ context.Context, req *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
+	if w.onForward != nil {
+		w.onForward()
+	}
 	w.events = append(w.events, "forward "+req.GetConfig().GetImage().GetImage())
 	w.created = append(w.created, req)
 	if w.forwardErr != nil {

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -67,6 +68,13 @@ func (r Reference) agrees(s string) error {
 		registry = "docker.io"
 	}
 	mine := reference.Domain(r.named)
+	if i := strings.LastIndexByte(mine, ':'); i > strings.LastIndexByte(mine, ']') {
+		host, port := mine[:i], mine[i+1:]
+		// "host:0443" and "host:443" are one registry to whoever dials it and two to policies.
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
+			return refuse("the port in its name is not written as ports are; write " + host + ":443 or another port without leading zeros")
+		}
+	}
 	if mine == name.DefaultRegistry {
 		mine = "docker.io"
 	}
@@ -86,12 +94,8 @@ func isPath(s string) bool {
 func (r Reference) pinned(d digest.Digest) string { return r.Repository + "@" + d.String() }
 func (r Reference) tagged() string                { return r.Repository + ":" + r.Tag }
 
-// sameRepository reports whether a name on the node is of r's repository. Runtimes tell names in
-// full: host, path, and a tag or digest.
-func (r Reference) sameRepository(s string) bool {
-	rest, ok := strings.CutPrefix(s, r.Repository)
-	return ok && rest != "" && (rest[0] == ':' || rest[0] == '@') && !strings.Contains(rest, "/")
-}
+// sameRepository reports whether a name on the node is of r's repository.
+func (r Reference) sameRepository(s string) bool { return node.InRepository(s, r.Repository) }
 
 // short is a digest as people compare it by eye.
 func short(d digest.Digest) string {

@@ -92,6 +92,10 @@ func TestNamesThatAreReadInTwoWays(t *testing.T) {
 	for what, in := range map[string]string{
 		"a host with an underscore, which is a path to the runtime": "a_b.example/app",
 		"a host of capitals, which is no host to policies":          "REGISTRY/app",
+		"a port with a leading zero, which dials like another one":  "registry.example:0443/app",
+		"a port with leading zeros":                                 "127.0.0.1:05001/app:1",
+		"a port that is none":                                       "registry.example:70000/app",
+		"a port with a leading zero after an IPv6 address":          "[::1]:05000/app",
 		"localhost in capitals":                                     "LOCALHOST/app",
 	} {
 		if _, err := reference.ParseDockerRef(in); err != nil {

@@ -30,7 +30,7 @@ func (g *Gate) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest, 
 	if g.o.Observe {
 		return forward(ctx, req)
 	}
-	alias, err := g.o.Images.CanAlias(ctx)
+	alias, err := g.canAlias(ctx)
 	if err != nil {
 		return nil, runtimeError(r, err)
 	}
@@ -50,6 +50,13 @@ func (g *Gate) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest, 
 		g.o.Log.Warn("the pulled image could not be tagged", "image", r.image, "error", err)
 	}
 	return resp, nil
+}
+
+// canAlias asks the runtime what it is, the first time. kubelet sets no limit for a pull.
+func (g *Gate) canAlias(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, g.o.PullTimeout)
+	defer cancel()
+	return g.o.Images.CanAlias(ctx)
 }
 
 func (g *Gate) judgePull(ctx context.Context, r request, c evidence.Credentials) (ref Reference, v verify.Verdict, err error) {
@@ -81,7 +88,7 @@ func (g *Gate) pullByTag(ctx context.Context, r request, ref Reference, judged v
 	ctx, cancel := context.WithTimeout(ctx, g.o.PullTimeout)
 	defer cancel()
 	spec := &runtimeapi.ImageSpec{Image: resp.GetImageRef(), RuntimeHandler: req.Image.RuntimeHandler}
-	got, _, err := g.o.Images.Lookup(ctx, spec, true)
+	got, _, err := g.o.Images.Lookup(ctx, spec, ref.Repository, true)
 	if err == nil {
 		for _, m := range got.Manifests {
 			if m.Digest == judged.Digest {

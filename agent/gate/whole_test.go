@@ -168,7 +168,7 @@ func (c *chain) warm(t testing.TB, id string) {
 	t.Helper()
 	go c.node.Watch(t.Context())
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		if _, cached, err := c.node.Lookup(t.Context(), spec(id, ""), false); err != nil {
+		if _, cached, err := c.node.Lookup(t.Context(), spec(id, ""), "", false); err != nil {
 			t.Fatal(err)
 		} else if cached {
 			return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -51,7 +52,7 @@ func (e *resolveError) Unwrap() error { return e.err }
 // IsRefusal reports whether err is an answer and not a failure to find one.
 func IsRefusal(err error) bool {
 	var r *refusal
-	return errors.As(err, &r) || errors.Is(err, node.ErrNotPresent) || errors.Is(err, policy.ErrImageName)
+	return errors.As(err, &r) || errors.Is(err, node.ErrNotPresent) || errors.Is(err, node.ErrMoved) || errors.Is(err, policy.ErrImageName)
 }
 
 // explain maps the outcome for r to the error that its client reads; nil if r is let through.
@@ -68,7 +69,11 @@ func explain(r request, v verify.Verdict, err error) error {
 	case err == nil && v.Allowed:
 		return nil
 	case err == nil:
-		return refused("%s is refused%s. Sign it, or %s", what, byPolicies(v), see)
+		return refused("%s is refused%s. %s, or %s", what, byPolicies(v), remedy(v), see)
+	case errors.Is(err, node.ErrNotPresent):
+		return refused("%s is refused: %v, so there is nothing to judge. Let it be pulled through cosentry first", what, cause(err))
+	case errors.Is(err, node.ErrMoved):
+		return refused("%s is refused: %v. kubelet will retry; if it stays, remove the image from the node and let it be pulled again", what, cause(err))
 	case IsRefusal(err):
 		return refused("%s is refused: %v", what, cause(err))
 	case errors.Is(err, verify.ErrNoPolicy):
@@ -76,7 +81,7 @@ func explain(r request, v verify.Verdict, err error) error {
 	case errors.Is(err, context.Canceled):
 		return status.Error(codes.Canceled, bounded("the request was canceled while its image was judged"))
 	case errors.Is(err, evidence.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
-		return status.Error(codes.Unknown, bounded(unavailablePrefix+"%s could not be verified: %v. It is tried again; or %s", what, cause(err), see))
+		return status.Error(codes.Unknown, bounded(unavailablePrefix+"%s could not be verified: %v. kubelet will retry; to look closer, %s", what, cause(err), see))
 	case errors.As(err, &resolve) && (errors.Is(err, evidence.ErrNotFound) || errors.Is(err, evidence.ErrUnauthorized)):
 		// The pull itself would have failed, signatures aside: say so, and not that something is unsigned.
 		return status.Error(codes.NotFound, bounded("%s: %v. Check the name and the pull secret", what, cause(err)))
@@ -130,6 +135,23 @@ func byPolicies(v verify.Verdict) string {
 	}
 	// Cut here, so that the advice that follows is never what is cut.
 	return clip(strings.Join(parts, "; and"), maxReasons)
+}
+
+// remedy is what would help: a signature only where some policy that refused asks for one.
+func remedy(v verify.Verdict) string {
+	if v.NoMatch != "" {
+		return "Ask the node's owner for a policy that matches it"
+	}
+	for _, p := range v.Policies {
+		if p.Passed || p.Mode != policy.Enforce.String() {
+			continue
+		}
+		static := func(a verify.AuthorityResult) bool { return a.Kind == "static" }
+		if slices.ContainsFunc(p.Authorities, static) && !slices.ContainsFunc(p.Authorities, func(a verify.AuthorityResult) bool { return !static(a) }) {
+			return "Ask the node's owner for a policy that accepts it"
+		}
+	}
+	return "Sign it"
 }
 
 // reason is what the record says: the same, without the advice.

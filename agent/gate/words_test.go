@@ -57,10 +57,22 @@ func TestWhatKubeletReads(t *testing.T) {
 			words: []string{"cannot judge any image", "line 3", "cosentry status"},
 		},
 		"the registry is away": {
-			v: digested, err: undecided(fmt.Errorf("%w: dial", evidence.ErrUnavailable)), code: codes.Unknown, prefix: unavailable + what, words: []string{"dial", "tried again", see},
+			v: digested, err: undecided(fmt.Errorf("%w: dial", evidence.ErrUnavailable)), code: codes.Unknown, prefix: unavailable + what, words: []string{"dial", "kubelet will retry", see},
 		},
 		"the registry is away while the tag is resolved": {
 			err: &resolveError{fmt.Errorf("%w: dial", evidence.ErrUnavailable)}, code: codes.Unknown, prefix: unavailable + app + ":1 ", words: []string{"dial", see},
+		},
+		"no policy matches, which signing cannot mend": {
+			v: verify.Verdict{Repository: app, Digest: manifest("good"), Image: app + ":1", NoMatch: verify.NoMatchDeny}, code: codes.Unknown, prefix: refused, words: []string{"Ask the node's owner for a policy that matches it", see},
+		},
+		"a policy that fails every image, which signing cannot mend": {
+			v: verify.Verdict{Repository: app, Digest: manifest("good"), Policies: []verify.PolicyResult{{Policy: "shut", Mode: "enforce", Authorities: []verify.AuthorityResult{{Kind: "static"}}}}}, code: codes.Unknown, prefix: refused, words: []string{"Ask the node's owner for a policy that accepts it", see},
+		},
+		"not on the node": {
+			err: fmt.Errorf("%w: x", node.ErrNotPresent), code: codes.Unknown, prefix: refused, words: []string{"Let it be pulled through cosentry first"},
+		},
+		"a record that was moved by hand": {
+			err: fmt.Errorf("%w: x", node.ErrMoved), code: codes.Unknown, prefix: refused, words: []string{"let it be pulled again"},
 		},
 		"time is up": {
 			err: undecided(context.DeadlineExceeded), code: codes.Unknown, prefix: unavailable,
@@ -122,9 +134,9 @@ func TestMessagesAreBoundedPrintableAndKeepTheirAdvice(t *testing.T) {
 			advice string
 		}{
 			"policies":     {v: verify.Verdict{Repository: s, Digest: manifest("x"), Policies: []verify.PolicyResult{{Policy: s, Mode: "enforce", Reason: s}, {Policy: s, Mode: "enforce", Reason: s}}}, advice: "Sign it, or see: cosentry verify "},
-			"no match":     {v: verify.Verdict{Repository: s, Digest: manifest("x"), Image: s, NoMatch: verify.NoMatchDeny}, advice: "Sign it, or see: cosentry verify "},
+			"no match":     {v: verify.Verdict{Repository: s, Digest: manifest("x"), Image: s, NoMatch: verify.NoMatchDeny}, advice: "Ask the node's owner for a policy that matches it, or see: cosentry verify "},
 			"refusal":      {err: refuse(s)},
-			"unavailable":  {v: verify.Verdict{Repository: s, Digest: manifest("x")}, err: undecided(fmt.Errorf("%w: %s", evidence.ErrUnavailable, s)), advice: "It is tried again; or see: cosentry verify "},
+			"unavailable":  {v: verify.Verdict{Repository: s, Digest: manifest("x")}, err: undecided(fmt.Errorf("%w: %s", evidence.ErrUnavailable, s)), advice: "kubelet will retry; to look closer, see: cosentry verify "},
 			"unauthorized": {v: verify.Verdict{Repository: s, Digest: manifest("x")}, err: undecided(fmt.Errorf("%w: %s", evidence.ErrUnauthorized, s)), advice: "see: cosentry verify "},
 			"undecided":    {v: verify.Verdict{Repository: s, Digest: manifest("x")}, err: undecided(errors.New(s)), advice: "See: cosentry verify "},
 			"no policy":    {err: undecided(fmt.Errorf("%w: %s", verify.ErrNoPolicy, s)), advice: "cosentry status"},

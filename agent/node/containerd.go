@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -22,8 +21,9 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
-// maxNames bounds how many names of one image are followed. kubelet reports at most 50.
-const maxNames = 256
+// maxNames bounds how many names of one image are followed. Whoever may pull can give an image any number
+// of names, so those beyond are passed over, never refused for: it would keep others' pods from starting.
+const maxNames = 64
 
 // managed is the label by which containerd's CRI plugin knows the records it looks after.
 const managedLabel, managedValue = "io.cri-containerd.image", "managed"
@@ -55,13 +55,9 @@ func (s *containerdStore) with(ctx context.Context) context.Context {
 // pass over: containerd finds an image by its ID, but then takes the bytes from the record of the
 // image's first name, and those of an image volume from the record named by the ID. Such a
 // record is on its way to being moved, or somebody moved it by hand behind the runtime's back.
-func (s *containerdStore) manifests(ctx context.Context, img *Image) error {
+func (s *containerdStore) manifests(ctx context.Context, img *Image, repository string) error {
 	ctx = s.with(ctx)
-	if len(img.Names) > maxNames {
-		return fmt.Errorf("it has %d names, more than %d", len(img.Names), maxNames)
-	}
-	// The CRI plugin keeps a record named by the ID itself for images imported by hand too.
-	for _, name := range append([]string{img.ID}, img.Names...) {
+	for _, name := range namesToFollow(img, repository) {
 		record, err := s.client.ImageService().Get(ctx, name)
 		if errdefs.IsNotFound(err) {
 			continue
@@ -81,7 +77,7 @@ func (s *containerdStore) manifests(ctx context.Context, img *Image) error {
 			return fmt.Errorf("manifest %s: %w", target.Digest, errgrpc.ToGRPC(err))
 		}
 		if m.Config.Digest.String() != img.ID {
-			return fmt.Errorf("%w: record %q holds image %s", errMoved, name, m.Config.Digest)
+			return fmt.Errorf("%w: record %q holds image %s", ErrMoved, name, m.Config.Digest)
 		}
 		img.add(target.Digest, name)
 		if isCheckpoint(m.Annotations) || s.indexIsCheckpoint(ctx, target) {
@@ -91,8 +87,25 @@ func (s *containerdStore) manifests(ctx context.Context, img *Image) error {
 	return nil
 }
 
-// errMoved says that the runtime's names and its image store disagree.
-var errMoved = errors.New("a name of it stands for another image")
+// namesToFollow returns at most maxNames names of img: its ID, by which the CRI plugin keeps a record for images
+// imported by hand too; its first name, from which containerd takes the bytes; those of
+// repository, which nobody can push out who may not push there; then the others.
+func namesToFollow(img *Image, repository string) []string {
+	names := []string{img.ID}
+	add := func(wanted bool, of []string) {
+		for _, name := range of {
+			if len(names) < maxNames && wanted == InRepository(name, repository) {
+				names = append(names, name)
+			}
+		}
+	}
+	if len(img.Names) > 0 {
+		names = append(names, img.Names[0])
+		add(true, img.Names[1:])
+		add(false, img.Names[1:])
+	}
+	return names
+}
 
 func known(img *Image, d digest.Digest, name string) bool {
 	for k := range img.Manifests {
@@ -124,25 +137,88 @@ func (s *containerdStore) indexIsCheckpoint(ctx context.Context, target ocispec.
 	return err != nil || isCheckpoint(index.Annotations)
 }
 
-func (s *containerdStore) alias(ctx context.Context, tagged, pinned string) error {
+// alias makes tagged a name of what pinned holds. shown asks the runtime for the ID of the image that it
+// takes tagged for, empty if for none.
+//
+// A tag that stands for another image is never moved. containerd remembers which names an image has, and takes the bytes
+// of a new container from the record of the image's first name; until it has noticed that a record
+// moved, it would create a container of one image from the bytes of another, which was judged under another
+// name and by other policies. So the old record is taken away, containerd is waited for until it no longer knows
+// the name, and so are the creates that may have read it before; only then is the new record made. In between a
+// create of the old image may fail, and kubelet tries again.
+func (s *containerdStore) alias(ctx context.Context, tagged, pinned string, underWay *creating, shown func(context.Context) (string, error)) error {
 	ctx = s.with(ctx)
 	store := s.client.ImageService()
-	record, err := store.Get(ctx, pinned)
+	failed := func(err error) error { return fmt.Errorf("tagging %s: %w", tagged, errgrpc.ToGRPC(err)) }
+	source, err := store.Get(ctx, pinned)
 	if err != nil {
-		return fmt.Errorf("tagging %s: record %s: %w", tagged, pinned, errgrpc.ToGRPC(err))
+		return failed(fmt.Errorf("record %s: %w", pinned, err))
 	}
 	// The pull has just written that record; by now somebody else may have.
-	if !strings.HasSuffix(pinned, "@"+record.Target.Digest.String()) {
-		return fmt.Errorf("tagging %s: record %s holds %s", tagged, pinned, record.Target.Digest)
+	if !strings.HasSuffix(pinned, "@"+source.Target.Digest.String()) {
+		return failed(fmt.Errorf("record %s holds %s", pinned, source.Target.Digest))
 	}
-	img := images.Image{Name: tagged, Target: record.Target, Labels: map[string]string{managedLabel: managedValue}}
-	if _, err = store.Create(ctx, img); errdefs.IsAlreadyExists(err) {
-		_, err = store.Update(ctx, img, "target", "labels."+managedLabel)
+	for {
+		record, err := store.Get(ctx, tagged)
+		switch {
+		case err == nil && record.Target.Digest == source.Target.Digest:
+			return nil
+		case err == nil:
+			// What the runtime is still to notice must be noticed first, or it might come after what is done now.
+			if m, err := images.Manifest(ctx, s.client.ContentStore(), record.Target, s.platform); err == nil {
+				if err := until(ctx, shown, m.Config.Digest.String()); err != nil {
+					return failed(err)
+				}
+			}
+			if err := store.Delete(ctx, tagged); err != nil && !errdefs.IsNotFound(err) {
+				return failed(err)
+			}
+		case errdefs.IsNotFound(err):
+			if err := until(ctx, shown, ""); err != nil {
+				return failed(err)
+			}
+			if err := underWay.wait(ctx); err != nil {
+				return failed(fmt.Errorf("waiting for containers that are being created: %w", err))
+			}
+			img := images.Image{Name: tagged, Target: source.Target, Labels: map[string]string{managedLabel: managedValue}}
+			if _, err := store.Create(ctx, img); err == nil {
+				return s.awaited(ctx, source.Target, shown)
+			} else if !errdefs.IsAlreadyExists(err) {
+				return failed(err)
+			}
+		default:
+			return failed(err)
+		}
 	}
+}
+
+// awaited waits until the runtime knows the new name, because kubelet asks for it next.
+func (s *containerdStore) awaited(ctx context.Context, target ocispec.Descriptor, shown func(context.Context) (string, error)) error {
+	m, err := images.Manifest(ctx, s.client.ContentStore(), target, s.platform)
 	if err != nil {
-		return fmt.Errorf("tagging %s: %w", tagged, errgrpc.ToGRPC(err))
+		return errgrpc.ToGRPC(err)
 	}
-	return nil
+	return until(ctx, shown, m.Config.Digest.String())
+}
+
+// until waits until the runtime takes a name for the image id.
+func until(ctx context.Context, shown func(context.Context) (string, error), id string) error {
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for {
+		now, err := shown(ctx)
+		if err != nil {
+			return fmt.Errorf("asking what the runtime takes it for: %w", err)
+		}
+		if now == id {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the runtime takes it for image %q and not %q: %w", now, id, ctx.Err())
+		case <-again.C:
+		}
+	}
 }
 
 // follow clears what is remembered whenever an image changes, until the stream

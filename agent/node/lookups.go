@@ -19,7 +19,7 @@ type lookups struct {
 	lru *lru.Cache[lookup, Image]
 }
 
-type lookup struct{ id, handler string }
+type lookup struct{ id, handler, repository string }
 
 func newLookups() *lookups {
 	c, err := lru.New[lookup, Image](maxLookups)
@@ -30,9 +30,9 @@ func newLookups() *lookups {
 }
 
 // lookupKey says whether spec names one content for good.
-func lookupKey(spec *runtimeapi.ImageSpec) (lookup, bool) {
+func lookupKey(spec *runtimeapi.ImageSpec, repository string) (lookup, bool) {
 	id := spec.GetImage()
-	return lookup{id, spec.GetRuntimeHandler()}, IsID(id)
+	return lookup{id, spec.GetRuntimeHandler(), repository}, IsID(id)
 }
 
 func (l *lookups) generation() uint64 {

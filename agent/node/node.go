@@ -9,8 +9,8 @@
 // "app@sha256:<digest of a signed image>" may point at anything. With another runtime
 // ImageStatus is all there is, and what it does not say is not known.
 //
-// The package changes nothing on the node but one thing: Alias writes the tag that a pull by
-// digest left out.
+// The package changes two things on the node: Alias writes the tag that a pull by digest left
+// out, and Remove takes an image off that was refused after its pull.
 package node
 
 import (
@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -29,6 +30,10 @@ import (
 
 // ErrNotPresent is wrapped when the runtime has no image by a reference.
 var ErrNotPresent = errors.New("no such image on this node")
+
+// ErrMoved is wrapped when the runtime's names for an image and its image store disagree: somebody moved a
+// record by hand, or the runtime is about to notice that it moved.
+var ErrMoved = errors.New("one of its names stands for another image on this node")
 
 // Image is an image on this node.
 type Image struct {
@@ -68,6 +73,9 @@ type Node struct {
 	ctd     *containerdStore
 	kind    atomic.Value // Type, once known
 	cache   *lookups
+	// aliasing is held by the one Alias under way.
+	aliasing chan struct{}
+	creating creating
 }
 
 // New returns a Node that uses conn, the connection to the runtime's socket. It makes
@@ -78,10 +86,11 @@ func New(conn *grpc.ClientConn, t Type, namespace string) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{
-		version: runtimeapi.NewRuntimeServiceClient(conn),
-		images:  runtimeapi.NewImageServiceClient(conn),
-		ctd:     ctd,
-		cache:   newLookups(),
+		version:  runtimeapi.NewRuntimeServiceClient(conn),
+		images:   runtimeapi.NewImageServiceClient(conn),
+		ctd:      ctd,
+		cache:    newLookups(),
+		aliasing: make(chan struct{}, 1),
 	}
 	n.kind.Store(t)
 	return n, nil
@@ -104,18 +113,20 @@ func (n *Node) Type(ctx context.Context) (Type, error) {
 	return t, nil
 }
 
-// Lookup returns the image that the runtime would take for spec. cached is true if
-// it was answered from memory, which happens only for an image ID and only while image events are
+// Lookup returns the image that the runtime would take for spec. Its manifests are all that are known under
+// names of repository ("docker.io/library/busybox"; empty if there is none in mind), and some under other names.
+//
+// cached is true if it was answered from memory, which happens only for an image ID and only while image events are
 // followed (see Watch); fresh asks the runtime in any case.
-func (n *Node) Lookup(ctx context.Context, spec *runtimeapi.ImageSpec, fresh bool) (img Image, cached bool, err error) {
-	key, cacheable := lookupKey(spec)
+func (n *Node) Lookup(ctx context.Context, spec *runtimeapi.ImageSpec, repository string, fresh bool) (img Image, cached bool, err error) {
+	key, cacheable := lookupKey(spec, repository)
 	if cacheable && !fresh {
 		if img, ok := n.cache.get(key); ok {
 			return img, true, nil
 		}
 	}
 	generation := n.cache.generation()
-	img, err = n.lookup(ctx, spec)
+	img, err = n.lookup(ctx, spec, repository)
 	if err != nil {
 		return Image{}, false, err
 	}
@@ -125,7 +136,7 @@ func (n *Node) Lookup(ctx context.Context, spec *runtimeapi.ImageSpec, fresh boo
 	return img, false, nil
 }
 
-func (n *Node) lookup(ctx context.Context, spec *runtimeapi.ImageSpec) (Image, error) {
+func (n *Node) lookup(ctx context.Context, spec *runtimeapi.ImageSpec, repository string) (Image, error) {
 	t, err := n.Type(ctx)
 	if err != nil {
 		return Image{}, err
@@ -143,7 +154,7 @@ func (n *Node) lookup(ctx context.Context, spec *runtimeapi.ImageSpec) (Image, e
 		Checkpoint: isCheckpoint(st.Image.GetSpec().GetAnnotations()), // CRI-O tells them
 	}
 	if t == Containerd {
-		err = n.ctd.manifests(ctx, &img)
+		err = n.ctd.manifests(ctx, &img, repository)
 	} else {
 		manifestsByName(&img)
 	}
@@ -184,10 +195,27 @@ func (n *Node) CanAlias(ctx context.Context) (bool, error) {
 
 // Alias lets the name tagged stand for what the name pinned stands for in the runtime's
 // image store. Both are canonical references: "docker.io/library/busybox:1" and
-// "docker.io/library/busybox@sha256:…".
+// "docker.io/library/busybox@sha256:…". It takes at most aliasTimeout, and fails rather than
+// leave the runtime in doubt about what a name stands for.
 func (n *Node) Alias(ctx context.Context, tagged, pinned string) error {
-	return n.ctd.alias(ctx, tagged, pinned)
+	ctx, cancel := context.WithTimeout(ctx, aliasTimeout)
+	defer cancel()
+	// One at a time: each leaves the runtime's view settled for the next.
+	select {
+	case n.aliasing <- struct{}{}:
+		defer func() { <-n.aliasing }()
+	case <-ctx.Done():
+		return fmt.Errorf("tagging %s: %w", tagged, ctx.Err())
+	}
+	return n.ctd.alias(ctx, tagged, pinned, &n.creating, func(ctx context.Context) (string, error) {
+		st, err := n.images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: tagged}})
+		return st.GetImage().GetId(), err
+	})
 }
+
+// aliasTimeout bounds the time that a pull is held up by tagging its image. The CRI plugin takes a few
+// milliseconds to see a change.
+const aliasTimeout = 5 * time.Second
 
 // Remove takes a name off the runtime's images.
 func (n *Node) Remove(ctx context.Context, name string) error {
@@ -211,6 +239,13 @@ func (n *Node) Watch(ctx context.Context) {
 		}
 		pause(ctx)
 	}
+}
+
+// InRepository reports whether name, as runtimes tell names (host, path, and a tag or digest), is of
+// repository.
+func InRepository(name, repository string) bool {
+	rest, ok := strings.CutPrefix(name, repository)
+	return ok && rest != "" && (rest[0] == ':' || rest[0] == '@') && !strings.Contains(rest, "/")
 }
 
 // IsID reports whether ref is a full image ID, which names one content for good: containerd's

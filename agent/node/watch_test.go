@@ -32,7 +32,7 @@ func watch(t *testing.T, n *node.Node) (stop func()) {
 
 func remembered(t *testing.T, n *node.Node, ref string) bool {
 	t.Helper()
-	_, cached, err := n.Lookup(t.Context(), &runtimeapi.ImageSpec{Image: ref}, false)
+	_, cached, err := n.Lookup(t.Context(), &runtimeapi.ImageSpec{Image: ref}, "", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,10 +77,10 @@ func TestIDsAreRememberedAndNamesAreNot(t *testing.T) {
 			t.Fatal("a tag was remembered: it may stand for something else by now")
 		}
 	}
-	if _, cached, err := n.Lookup(t.Context(), &runtimeapi.ImageSpec{Image: id}, true); err != nil || cached {
+	if _, cached, err := n.Lookup(t.Context(), &runtimeapi.ImageSpec{Image: id}, "", true); err != nil || cached {
 		t.Errorf("a fresh look-up came from memory: %v, %v", cached, err)
 	}
-	if _, cached, err := n.Lookup(t.Context(), &runtimeapi.ImageSpec{Image: id, RuntimeHandler: "kata"}, false); err != nil || cached {
+	if _, cached, err := n.Lookup(t.Context(), &runtimeapi.ImageSpec{Image: id, RuntimeHandler: "kata"}, "", false); err != nil || cached {
 		t.Errorf("another runtime handler was answered from memory: %v, %v", cached, err)
 	}
 }
@@ -133,13 +133,13 @@ func TestABrokenStreamForgets(t *testing.T) {
 
 	r.Stop()
 	eventually(t, "the memory to be off", func() bool {
-		_, cached, _ := n.Lookup(t.Context(), &runtimeapi.ImageSpec{Image: id}, false)
+		_, cached, _ := n.Lookup(t.Context(), &runtimeapi.ImageSpec{Image: id}, "", false)
 		return !cached
 	})
 	r.Untag(app + ":1") // while nobody listens
 	r.Serve(t)
 	eventually(t, "a remembered look-up after the runtime's return", func() bool {
-		img, cached, _ := n.Lookup(t.Context(), &runtimeapi.ImageSpec{Image: id}, false)
+		img, cached, _ := n.Lookup(t.Context(), &runtimeapi.ImageSpec{Image: id}, "", false)
 		return cached && len(img.Names) == 1
 	})
 }

@@ -1,0 +1,50 @@
+package node
+
+import (
+	"context"
+	"sync"
+)
+
+// creating knows the containers that are being created just now.
+type creating struct {
+	mu  sync.Mutex
+	now map[chan struct{}]struct{}
+}
+
+// Creating is called before the runtime is asked to create a container, and done when it has answered. Alias waits for
+// those that began before it: containerd reads an image's names first and its bytes a moment later, and in that
+// moment no name may come to stand for another image.
+func (n *Node) Creating() (done func()) {
+	c := &n.creating
+	ended := make(chan struct{})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.now == nil {
+		c.now = map[chan struct{}]struct{}{}
+	}
+	c.now[ended] = struct{}{}
+	return func() {
+		c.mu.Lock()
+		delete(c.now, ended)
+		c.mu.Unlock()
+		close(ended)
+	}
+}
+
+// wait waits for the creates that are under way now; later ones are not its matter.
+func (c *creating) wait(ctx context.Context) error {
+	c.mu.Lock()
+	under := make([]chan struct{}, 0, len(c.now))
+	for ended := range c.now {
+		under = append(under, ended)
+	}
+	c.mu.Unlock()
+	for _, ended := range under {
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
