@@ -48,7 +48,7 @@ type Evidence struct {
 	// are among them: to tell them apart is to judge.
 	Bundles []Bundle
 	// Incomplete is nil when every question was answered. Otherwise it says what could not be learnt; the
-	// material found beside it is as good as ever.
+	// material found beside it is as good as ever. It reads as one line, in which Digest is shortened.
 	Incomplete error
 }
 

@@ -38,7 +38,7 @@ func (f *Fetcher) fetch(ctx context.Context, repository string, d digest.Digest,
 	g.subject = d
 	e := &Evidence{Repository: repository, Digest: d}
 	if len(g.set.with(docker.HostCapabilityPull)) == 0 {
-		e.Incomplete = fmt.Errorf("%w: the host configuration of %s names no host to pull from", ErrUnavailable, g.repo.registry)
+		e.Incomplete = incomplete(d, fmt.Errorf("%w: the host configuration of %s names no host to pull from", ErrUnavailable, g.repo.registry))
 		return e, nil
 	}
 	var left []ways
@@ -51,7 +51,7 @@ func (f *Fetcher) fetch(ctx context.Context, repository string, d digest.Digest,
 		e.Bundles, rest = g.bundlesLeft(ctx, left)
 		errs = append(errs, rest)
 	}
-	e.Incomplete = errors.Join(errs...)
+	e.Incomplete = incomplete(d, errs...)
 	return e, nil
 }
 
@@ -80,7 +80,7 @@ func (g *gathering) classic(ctx context.Context) ([]Signature, error) {
 			failed = append(failed, err)
 		}
 	}
-	return nil, errors.Join(failed...)
+	return nil, join(failed...)
 }
 
 // payloads gets what the layers sign.
@@ -102,7 +102,7 @@ func (g *gathering) payloads(ctx context.Context, ep *endpoint, layers []descrip
 			return nil
 		}
 	}
-	err := errors.Join(g.together("getting a signature payload", work...)...)
+	err := join(g.together("getting a signature payload", work...)...)
 	return present(found), err
 }
 
@@ -134,7 +134,7 @@ func (g *gathering) bundles(ctx context.Context) (found []Bundle, left []ways, e
 			failed = append(failed, err)
 		}
 	}
-	return nil, left, errors.Join(failed...)
+	return nil, left, join(failed...)
 }
 
 // bundlesLeft asks in the ways that were left out for what was known of the hosts. Nothing has been found anywhere,
@@ -154,7 +154,7 @@ func (g *gathering) bundlesLeft(ctx context.Context, left []ways) ([]Bundle, err
 			failed = append(failed, err)
 		}
 	}
-	return nil, errors.Join(failed...)
+	return nil, join(failed...)
 }
 
 // bundlesAt asks one host in some of the ways, at the same time, and looks into whatever is listed as soon as it is.
@@ -181,7 +181,7 @@ func (g *gathering) bundlesAt(ctx context.Context, ep *endpoint, w ways) (found 
 		if err == nil {
 			byAPI, err = g.referred(ctx, ep, list)
 		}
-		return errors.Join(err, tagErr)
+		return join(err, tagErr)
 	}
 	var work []func() error
 	if w.api {
@@ -190,7 +190,7 @@ func (g *gathering) bundlesAt(ctx context.Context, ep *endpoint, w ways) (found 
 	if w.tag {
 		work = append(work, tag)
 	}
-	err = errors.Join(g.together("looking for bundles", work...)...)
+	err = join(g.together("looking for bundles", work...)...)
 	if err := g.tooManyBundles(); err != nil {
 		// Which of them came first is chance, and a verdict must not depend on it.
 		return nil, asked, fmt.Errorf("bundles of %s at %s: %w", g.subject, ep.Host, err)
@@ -221,7 +221,7 @@ func (g *gathering) referred(ctx context.Context, ep *endpoint, list []descripto
 			return nil
 		}
 	}
-	err := errors.Join(g.together("looking into a referrer", work...)...)
+	err := join(g.together("looking into a referrer", work...)...)
 	return slices.Concat(found...), err
 }
 
@@ -233,13 +233,13 @@ func (g *gathering) bundlesOf(ctx context.Context, ep *endpoint, referrer digest
 	}
 	layers, err := bundleLayers(raw, g.subject)
 	if tooMany := g.countBundles(referrer, len(layers)); tooMany != nil {
-		return nil, errors.Join(err, tooMany)
+		return nil, join(err, tooMany)
 	}
 	var bundles []Bundle
 	for _, layer := range layers {
 		blob, blobErr := g.blob(ctx, ep, layer)
 		if blobErr != nil {
-			err = errors.Join(err, fmt.Errorf("bundle %s: %w", escape(layer.Digest.String()), blobErr))
+			err = join(err, fmt.Errorf("bundle %s: %w", escape(layer.Digest.String()), blobErr))
 			continue
 		}
 		bundles = append(bundles, Bundle{Raw: blob, Source: referrer})

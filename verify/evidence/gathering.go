@@ -184,7 +184,7 @@ func (f *failures) add(err error) {
 func (f *failures) foremost(want string) error {
 	switch {
 	case len(f.others) > 0:
-		return errors.Join(f.others...)
+		return join(f.others...)
 	case f.missing != nil:
 		return f.missing
 	default:

@@ -200,7 +200,7 @@ func (l *listener) Fire(e *logrus.Entry) error {
 		return nil
 	}
 	cause, _ := e.Data[logrus.ErrorKey].(error)
-	l.err = errors.Join(l.err, errors.New(escape(e.Message)), cause)
+	l.err = join(l.err, errors.New(escape(e.Message)), cause)
 	return nil
 }
 
