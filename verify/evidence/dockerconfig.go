@@ -30,6 +30,11 @@ type nodeCredentials struct {
 	size    int64
 	changed time.Time
 	entries []nodeEntry
+	trouble trouble
+}
+
+func newNodeCredentials(path string, log *slog.Logger) *nodeCredentials {
+	return &nodeCredentials{path: path, log: log, trouble: trouble{now: time.Now}}
 }
 
 // nodeEntry is one entry of auths.
@@ -49,31 +54,38 @@ func (n *nodeCredentials) lookup(host, repository string) []Credentials {
 	return out
 }
 
-// current reads the file again when it has changed. A file that cannot be read keeps what was read last, and says
-// so each time it is tried: without credentials less is found, and so never more allowed.
+// current reads the file again when it has changed. A file that cannot be read keeps what was read last: without
+// credentials less is found, and so never more allowed.
 func (n *nodeCredentials) current() []nodeEntry {
 	if n.path == "" {
 		return nil
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	switch err := n.refresh(); {
+	case err != nil && n.trouble.begins():
+		n.log.Warn("the node's docker config cannot be read; the last good one stays in use", "path", n.path, "error", clean(err))
+	case err == nil && n.trouble.ends():
+		n.log.Info("the node's docker config can be read again, or is gone", "path", n.path)
+	}
+	return n.entries
+}
+
+func (n *nodeCredentials) refresh() error {
 	info, err := os.Stat(n.path)
 	if errors.Is(err, os.ErrNotExist) {
 		n.entries, n.size, n.changed = nil, 0, time.Time{}
 		return nil
 	}
-	if err == nil && info.Size() == n.size && info.ModTime().Equal(n.changed) {
-		return n.entries
+	if err != nil || info.Size() == n.size && info.ModTime().Equal(n.changed) {
+		return err
 	}
-	if err == nil {
-		var entries []nodeEntry
-		if entries, err = readDockerConfig(n.path); err == nil {
-			n.entries, n.size, n.changed = entries, info.Size(), info.ModTime()
-			return n.entries
-		}
+	entries, err := readDockerConfig(n.path)
+	if err != nil {
+		return err
 	}
-	n.log.Warn("the node's docker config cannot be read; the last good one stays in use", "path", n.path, "error", clean(err))
-	return n.entries
+	n.entries, n.size, n.changed = entries, info.Size(), info.ModTime()
+	return nil
 }
 
 func readDockerConfig(name string) ([]nodeEntry, error) {

@@ -68,7 +68,7 @@ func New(o Options) (*Fetcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Fetcher{hosts: hosts, node: &nodeCredentials{path: o.DockerConfig, log: o.Log}, timeout: o.RequestTimeout, log: o.Log}, nil
+	return &Fetcher{hosts: hosts, node: newNodeCredentials(o.DockerConfig, o.Log), timeout: o.RequestTimeout, log: o.Log}, nil
 }
 
 // repository is a name split into the registry, as image references spell it, and the path there.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,28 +28,71 @@ const maxKept = 1 << 20
 // signed data and no verdicts: what it gives back is judged like anything else, so a file that
 // was tampered with grants nothing.
 //
-// A Store is safe for concurrent use by one process.
+// A Store is safe for concurrent use by one process. While its folder cannot be used it keeps and recalls
+// nothing, and tries again by itself: what it is for is not worth a restart of the agent.
 type Store struct {
 	dir string
 	log *slog.Logger
+	now func() time.Time
 	mu  sync.Mutex
 	// kept orders the folders by their last use; falling out of it removes one.
 	kept *lru.Cache[string, struct{}]
+	// opened says that kept is what is in dir; tried is when it was last attempted.
+	opened bool
+	tried  time.Time
+
+	opening, keeping, recalling, removing trouble
 }
 
-// OpenStore opens the store in dir, which it makes if need be, for at most size images.
+// openAgain is how often a folder that could not be opened is tried.
+const openAgain = time.Minute
+
+// OpenStore opens the store in dir, which is made if need be, for at most size images. That dir cannot be used is no
+// error but logged, and tried again later.
 func OpenStore(dir string, size int, log *slog.Logger) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("opening the evidence store: %w", err)
+	return openStoreAt(dir, size, log, time.Now)
+}
+
+func openStoreAt(dir string, size int, log *slog.Logger, now func() time.Time) (*Store, error) {
+	if dir == "" || log == nil {
+		return nil, errors.New("opening the evidence store: it needs a folder and a log")
 	}
-	s := &Store{dir: dir, log: log}
+	s := &Store{dir: dir, log: log, now: now}
+	for _, t := range []*trouble{&s.opening, &s.keeping, &s.recalling, &s.removing} {
+		t.now = now
+	}
 	var err error
 	if s.kept, err = lru.NewWithEvict(size, func(name string, _ struct{}) { s.remove(name) }); err != nil {
-		return nil, fmt.Errorf("opening the evidence store: %w", err)
+		return nil, fmt.Errorf("opening the evidence store for %d images: %w", size, err)
 	}
-	entries, err := os.ReadDir(dir)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ready()
+	return s, nil
+}
+
+// ready says whether the folder is open, and opens it if it is time to try.
+func (s *Store) ready() bool {
+	if s.opened {
+		return true
+	}
+	if now := s.now(); s.tried.IsZero() || now.Sub(s.tried) >= openAgain {
+		s.tried = now
+		err := s.open()
+		s.opened = err == nil
+		s.report(&s.opening, err, "the folder for kept evidence cannot be used; signatures are not kept on disk", "folder", s.dir)
+	}
+	return s.opened
+}
+
+// open makes the folder and takes stock of it.
+func (s *Store) open() error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(s.dir)
 	if err != nil {
-		return nil, fmt.Errorf("opening the evidence store: %w", err)
+		return err
 	}
 	used := map[string]time.Time{}
 	for _, e := range entries {
@@ -60,30 +104,43 @@ func OpenStore(dir string, size int, log *slog.Logger) (*Store, error) {
 			used[e.Name()] = info.ModTime()
 		}
 	}
-	names := make([]string, 0, len(used))
-	for name := range used {
-		names = append(names, name)
-	}
-	slices.SortFunc(names, func(a, b string) int { return cmp.Or(used[a].Compare(used[b]), strings.Compare(a, b)) })
+	names := slices.SortedFunc(maps.Keys(used), func(a, b string) int {
+		return cmp.Or(used[a].Compare(used[b]), strings.Compare(a, b))
+	})
 	for _, name := range names {
 		s.kept.Add(name, struct{}{})
 	}
-	return s, nil
+	return nil
+}
+
+// report logs err if it is worth a line, and that t is over if that is.
+func (s *Store) report(t *trouble, err error, words string, args ...any) {
+	switch {
+	case err != nil && t.begins():
+		s.log.Warn(words, append(args, "error", err)...)
+	case err == nil && t.ends():
+		s.log.Info("this is over: "+words, args...)
+	}
 }
 
 // unfinished begins the names of folders that are being written.
 const unfinished = ".new-"
 
-// Keep writes e down. That it could not is logged: evidence that is not kept is asked for again.
+// Keep writes e down. That it could not is logged, once: evidence that is not kept is asked for again.
 func (s *Store) Keep(e *Evidence) {
 	if size := e.size(); size == 0 || size > maxKept {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.keep(e); err != nil {
-		s.log.Warn("evidence could not be kept on disk", "repository", escape(e.Repository), "digest", e.Digest, "error", err)
+	if !s.ready() {
+		return
 	}
+	err := s.keep(e)
+	if errors.Is(err, os.ErrNotExist) {
+		s.opened = false // the folder is gone, and is made again when it is time
+	}
+	s.report(&s.keeping, err, "evidence could not be kept on disk", "repository", escape(e.Repository), "digest", e.Digest)
 }
 
 func (s *Store) keep(e *Evidence) error {
@@ -112,6 +169,9 @@ func (s *Store) Recall(repository string, d digest.Digest) *Evidence {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	name := entryName(repository, d)
+	if !s.ready() {
+		return nil
+	}
 	if _, ok := s.kept.Get(name); !ok {
 		return nil
 	}
@@ -120,8 +180,8 @@ func (s *Store) Recall(repository string, d digest.Digest) *Evidence {
 	if err == nil && (e.Repository != repository || e.Digest != d) {
 		err = fmt.Errorf("%w: it is about %s@%s", ErrMismatch, escape(e.Repository), e.Digest)
 	}
+	s.report(&s.recalling, err, "kept evidence cannot be used and is dropped", "repository", escape(repository), "digest", d)
 	if err != nil {
-		s.log.Warn("kept evidence cannot be used and is dropped", "repository", escape(repository), "digest", d, "error", err)
 		s.kept.Remove(name)
 		return nil
 	}
@@ -134,9 +194,7 @@ func (s *Store) Recall(repository string, d digest.Digest) *Evidence {
 
 // remove deletes an entry's folder.
 func (s *Store) remove(name string) {
-	if err := os.RemoveAll(filepath.Join(s.dir, name)); err != nil {
-		s.log.Warn("kept evidence could not be removed", "error", err)
-	}
+	s.report(&s.removing, os.RemoveAll(filepath.Join(s.dir, name)), "kept evidence could not be removed")
 }
 
 // entryName is the folder of an entry: neither repository nor digest becomes part of a path.
