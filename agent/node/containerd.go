@@ -258,13 +258,15 @@ const markTopic = "/cosentry/watch/"
 // markEvery is how long follow waits for its event before it sends another.
 const markEvery = 50 * time.Millisecond
 
-// pause waits a second, or until ctx ends.
-func pause(ctx context.Context) {
-	t := time.NewTimer(time.Second)
+// sleep waits for d, and reports false if ctx ended before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
+		return false
 	case <-t.C:
+		return true
 	}
 }
 

@@ -125,16 +125,28 @@ func (n *Node) Lookup(ctx context.Context, spec *runtimeapi.ImageSpec, repositor
 			return img, true, nil
 		}
 	}
-	generation := n.cache.generation()
-	img, err = n.lookup(ctx, spec, repository)
-	if err != nil {
-		return Image{}, false, err
+	var generation uint64
+	for try := 0; ; try++ {
+		generation = n.cache.generation()
+		if img, err = n.lookup(ctx, spec, repository); err == nil {
+			break
+		}
+		// A name may have moved between the question for the names and the one for what they hold.
+		if !errors.Is(err, ErrMoved) || try == lookupRetries || !sleep(ctx, lookupPause) {
+			return Image{}, false, err
+		}
 	}
 	if cacheable && img.ID == key.id {
 		n.cache.put(key, img, generation)
 	}
 	return img, false, nil
 }
+
+// lookupRetries is how often Lookup asks again, lookupPause apart, before it says that names and content disagree.
+const (
+	lookupRetries = 3
+	lookupPause   = 20 * time.Millisecond
+)
 
 func (n *Node) lookup(ctx context.Context, spec *runtimeapi.ImageSpec, repository string) (Image, error) {
 	t, err := n.Type(ctx)
@@ -237,7 +249,7 @@ func (n *Node) Watch(ctx context.Context) {
 			n.ctd.follow(ctx, n.cache)
 			n.cache.disable()
 		}
-		pause(ctx)
+		sleep(ctx, time.Second)
 	}
 }
 
