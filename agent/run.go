@@ -53,14 +53,17 @@ func run(ctx context.Context, c config.Config, log *slog.Logger) error {
 	var proxy *criproxy.Proxy // the metrics ask it; set below, before anything is served
 	m := metrics.New(buildVersion(), string(c.Mode), func() bool { return proxy.RuntimeState() == connectivity.Ready })
 
-	records := newRecorder(audit.Options{
+	records, err := audit.Open(audit.Options{
 		Dir:         c.Audit.Dir,
 		MaxFileSize: int64(c.Audit.MaxFileSize),
 		MaxFiles:    c.Audit.MaxFiles,
 		Required:    c.Audit.Required,
 		Log:         log,
-		Failed:      m.AuditFailed,
+		Fault:       m.AuditFailed,
 	})
+	if err != nil {
+		return err
+	}
 	defer func() { // last of all: what is still in flight is recorded
 		if err := records.Close(); err != nil {
 			log.Error("closing the audit log", "error", err)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/connectivity"
 
+	"github.com/cosentry/cosentry/agent/audit"
 	"github.com/cosentry/cosentry/agent/config"
 	"github.com/cosentry/cosentry/agent/metrics"
 	"github.com/cosentry/cosentry/agent/reload"
@@ -34,7 +35,7 @@ func ready(proxy *criproxy.Proxy, policies *reload.Policies) error {
 	return nil
 }
 
-func statusOf(c config.Config, proxy *criproxy.Proxy, policies *reload.Policies, v *verify.Verifier, records *recorder, m *metrics.Metrics) sight.Status {
+func statusOf(c config.Config, proxy *criproxy.Proxy, policies *reload.Policies, v *verify.Verifier, records *audit.Log, m *metrics.Metrics) sight.Status {
 	head := records.Head()
 	return sight.Status{
 		Version:        buildVersion(),

@@ -2,15 +2,14 @@ package audit
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -66,20 +65,50 @@ func (f diskFile) Truncate(n int64) error {
 // openOn opens a log whose queue is retried only by what the test does.
 func openOn(t *testing.T, d *disk, o Options) *Log {
 	t.Helper()
-	l, err := open(o, d.open)
+	l, err := newLog(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.mu.Lock()
+	l.store.openFile = d.open
 	l.retryAfter = time.Hour
-	l.mu.Unlock()
+	l.start()
 	t.Cleanup(func() { l.Close() })
 	return l
 }
 
+// tally counts what a log reports.
+type tally struct {
+	mu     sync.Mutex
+	faults []string
+	lost   int
+}
+
+func (c *tally) on(o Options) Options {
+	o.Fault = func(err error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.faults = append(c.faults, err.Error())
+	}
+	o.Lost = func(n int) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.lost += n
+	}
+	return o
+}
+
+func (c *tally) want(t *testing.T, faults, lost int) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.faults) != faults || c.lost != lost {
+		t.Errorf("%d faults and %d lost records were reported, want %d and %d: %q", len(c.faults), c.lost, faults, lost, c.faults)
+	}
+}
+
 func TestFullDiskWithRequired(t *testing.T) {
-	d, dir, failed := new(disk), t.TempDir(), 0
-	l := openOn(t, d, Options{Dir: dir, Required: true, Failed: func(error) { failed++ }})
+	d, dir, told := new(disk), t.TempDir(), new(tally)
+	l := openOn(t, d, told.on(Options{Dir: dir, Required: true}))
 	d.room.Store(1700) // two records and a part of the third
 	mustAppend(t, l, 1, 2)
 	head := l.Head()
@@ -88,16 +117,21 @@ func TestFullDiskWithRequired(t *testing.T) {
 			t.Fatalf("append %d on a full disk: %v, want ENOSPC", i, err)
 		}
 	}
-	if l.Head() != head || failed != 3 {
-		t.Errorf("head %v, want %v; %d failures reported, want 3", l.Head(), head, failed)
+	told.want(t, 1, 3)
+	if l.Head() != head || !errors.Is(l.Fault(), unix.ENOSPC) || l.Queued() != 0 {
+		t.Errorf("head %v, want %v; fault %v, want ENOSPC; %d queued", l.Head(), head, l.Fault(), l.Queued())
 	}
 	if r := mustVerify(t, dir, head); r.Records != 2 || r.TornBytes != 0 {
 		t.Errorf("report %+v, want 2 records and nothing of the third", r)
 	}
 	d.room.Store(1 << 20)
 	mustAppend(t, l, 4, 4)
-	if r := mustVerify(t, dir, head, l.Head()); r.Records != 3 {
-		t.Errorf("report %+v, want 3 records: a refused one must not come back", r)
+	if err := l.Fault(); err != nil {
+		t.Errorf("after there was room again: %v", err)
+	}
+	mustVerify(t, dir, head, l.Head())
+	if got, want := pods(t, dir), "1 2 lost 3 4"; got != want {
+		t.Errorf("on disk: %s, want %s: a refused record must not come back", got, want)
 	}
 }
 
@@ -119,20 +153,11 @@ func pods(t *testing.T, dir string) string {
 
 func TestFullDiskQueuesInOrder(t *testing.T) {
 	d, dir := new(disk), t.TempDir()
-	var said bytes.Buffer
-	l := openOn(t, d, Options{Dir: dir, QueueSize: 3, Log: slog.New(slog.NewJSONHandler(&said, nil))})
+	l := openOn(t, d, Options{Dir: dir, QueueSize: 3})
 	d.room.Store(1700)
 	mustAppend(t, l, 1, 4)
 	if got := pods(t, dir); got != "1 2" {
 		t.Fatalf("on disk: %s, want 1 2", got)
-	}
-	var line struct{ Record string }
-	if err := json.NewDecoder(&said).Decode(&line); err != nil {
-		t.Fatal(err)
-	}
-	var r Record
-	if err := json.Unmarshal([]byte(line.Record), &r); err != nil || r.Pod.Name != "web-3" {
-		t.Errorf("the record in the log is %q (%v), want that of web-3", line.Record, err)
 	}
 	d.room.Store(1 << 20)
 	mustAppend(t, l, 5, 5)
@@ -144,16 +169,14 @@ func TestFullDiskQueuesInOrder(t *testing.T) {
 
 func TestLossIsMarkedWhereItHappened(t *testing.T) {
 	d, dir := new(disk), t.TempDir()
-	var failed []string
-	l := openOn(t, d, Options{Dir: dir, QueueSize: 2, Failed: func(err error) { failed = append(failed, err.Error()) }})
+	told := new(tally)
+	l := openOn(t, d, told.on(Options{Dir: dir, QueueSize: 2}))
 	mustAppend(t, l, 1, 5) // queued: 1 2, lost: 3 4 5
 	d.room.Store(900)      // 1
 	mustAppend(t, l, 6, 6) // no room beside 2 and the marker
 	d.room.Store(1700)     // 2, the marker
 	mustAppend(t, l, 7, 9) // queued: 7 8, lost: 9
-	if got := strings.Count(strings.Join(failed, "\n"), "a record is lost"); got != 5 {
-		t.Errorf("%d losses reported, want 5:\n%s", got, strings.Join(failed, "\n"))
-	}
+	told.want(t, 3, 5)     // twice it was full again after something had been written
 	d.room.Store(1 << 20)
 	mustAppend(t, l, 10, 10)
 	if got, want := pods(t, dir), "1 2 lost 4 7 8 lost 1 10"; got != want {
@@ -183,8 +206,13 @@ func TestQueueIsBoundedInBytes(t *testing.T) {
 
 func TestQueueIsWrittenWithoutAnotherRecord(t *testing.T) {
 	d, dir := new(disk), t.TempDir()
-	l := openOn(t, d, Options{Dir: dir})
-	l.retryAfter = time.Millisecond
+	l, err := newLog(Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.store.openFile, l.retryAfter = d.open, time.Millisecond
+	l.start()
+	t.Cleanup(func() { l.Close() })
 	mustAppend(t, l, 1, 3)
 	d.room.Store(1 << 20)
 	deadline := time.After(10 * time.Second)
@@ -201,12 +229,16 @@ func TestQueueIsWrittenWithoutAnotherRecord(t *testing.T) {
 }
 
 func TestCloseSaysWhatIsNotWritten(t *testing.T) {
-	d := new(disk)
-	l := openOn(t, d, Options{Dir: t.TempDir()})
+	d, told := new(disk), new(tally)
+	l := openOn(t, d, told.on(Options{Dir: t.TempDir()}))
 	mustAppend(t, l, 1, 3)
-	if err := l.Close(); err == nil || !strings.Contains(err.Error(), "3 records not written") {
+	if n := l.Queued(); n != 3 {
+		t.Errorf("%d records are queued, want 3", n)
+	}
+	if err := l.Close(); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "3 records not written") {
 		t.Errorf("close: %v, want that 3 records are not written", err)
 	}
+	told.want(t, 1, 3)
 }
 
 // A part of a line that cannot be removed must not be joined to the next one.
@@ -258,8 +290,8 @@ func TestDiskFullBetweenRenameAndCreate(t *testing.T) {
 	mustVerify(t, dir, l.Head())
 	d.noOpen.Store(false)
 	mustAppend(t, l, 1, 1)
-	if r := mustVerify(t, dir, l.Head()); r.Files != 2 || r.Records != uint64(n)+1 {
-		t.Errorf("report %+v, want 2 files with %d records", r, n+1)
+	if r := mustVerify(t, dir, l.Head()); r.Files != 2 || r.Records != uint64(n)+2 || r.Lost != 1 {
+		t.Errorf("report %+v, want 2 files with %d records, one of them for the one that was lost", r, n+2)
 	}
 }
 

@@ -1,11 +1,10 @@
 package audit
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 )
@@ -16,13 +15,26 @@ type Options struct {
 	MaxFileSize int64  // bytes, at least 64 KiB; default 16 MiB
 	MaxFiles    int    // the current one included; older ones are removed at rotation; default 10
 	Required    bool   // a record that cannot be written is an error of Append
-	QueueSize   int    // records held while they cannot be written; default 1024
+	QueueSize   int    // records held while they cannot be written; default 1024; none with Required
 
-	// Log gets each record that could not be written, and what was wrong.
+	// WriteTimeout bounds how long Append, Open and Close wait for the disk; default 2 s.
+	WriteTimeout time.Duration
+
+	// Log gets each record that was not written when it was due, as JSON at level
+	// warn, and the faults at level error.
 	Log *slog.Logger
-	// Failed is called, without locks held, for each fault: a failed write, a
-	// lost record, a rotation that did not work, a file altered by someone else.
-	Failed func(error)
+	// Fault is called once for each fault: that records cannot be written (once
+	// for each reason until they can be again, not for each record), that rotation, a
+	// sync or the removal of an old file failed, that a torn line was set
+	// aside, that the file was altered by someone else.
+	Fault func(error)
+	// Lost is called with the number of records that are in no file and never
+	// will be: they did not fit into the queue, or were in it when Close gave up,
+	// or could not be written with Required. Each is counted once.
+	Lost func(n int)
+
+	// Fault and Lost may be called by several goroutines at once, with no lock
+	// held. Append returns after the calls that are due to its record.
 }
 
 func (o *Options) check() error {
@@ -35,6 +47,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("audit: maximum number of files %d is negative", o.MaxFiles)
 	case o.QueueSize < 0:
 		return fmt.Errorf("audit: queue size %d is negative", o.QueueSize)
+	case o.WriteTimeout < 0:
+		return fmt.Errorf("audit: write timeout %v is negative", o.WriteTimeout)
 	}
 	if o.MaxFileSize == 0 {
 		o.MaxFileSize = 16 << 20
@@ -45,11 +59,17 @@ func (o *Options) check() error {
 	if o.QueueSize == 0 {
 		o.QueueSize = 1024
 	}
+	if o.WriteTimeout == 0 {
+		o.WriteTimeout = 2 * time.Second
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Failed == nil {
-		o.Failed = func(error) {}
+	if o.Fault == nil {
+		o.Fault = func(error) {}
+	}
+	if o.Lost == nil {
+		o.Lost = func(int) {}
 	}
 	return nil
 }
@@ -58,221 +78,308 @@ func (o *Options) check() error {
 var ErrClosed = errors.New("audit log is closed")
 
 // Log appends to the log in one directory. Its methods may be called concurrently.
+//
+// All work on files is one goroutine's. A disk that hangs (a frozen file system,
+// a server that is gone) hangs that goroutine and nobody else: no lock is held
+// over a system call.
 type Log struct {
 	opts       Options
-	path       string // of the current file
-	openFile   func(path string) (file, error)
+	store      *store // the writer's, but for store.published
 	retryAfter time.Duration
 
-	mu       sync.Mutex
-	closed   bool
-	dir      *os.File // holds the lock
-	f        file     // nil: to be opened
-	id       identity // of f
-	head     Head
-	first    uint64 // seq of the current file's first record, 0: none yet
-	size     int64  // of the current file, up to the end of the last whole record
-	dirty    bool   // part of a line may stand after size
-	rotateAt int64
-	queue    queue
-	retrying bool
-	enc      *encoder
-	buf      []byte
-	faults   []error // to be reported once mu is free
+	wake    chan struct{} // there is something in the queue
+	started chan struct{} // closed once the log was opened, or could not be
+	stop    chan struct{}
+	done    chan error // the writer's last word
+
+	calls sync.Pool // of *call
+
+	mu        sync.Mutex
+	closed    bool // no more records are taken
+	abandoned bool // what is in the queue was counted as lost
+	queue     queue
+	outage    outage
+	looking   bool // timer runs
+	timer     *time.Timer
 }
 
-// Open takes the directory's lock and goes on where the log ends. A line that a
-// crash left torn is moved to a side file, reported, and recorded in the log.
-// That nothing can be written (a full disk) is no error here: Append deals with it,
-// so that a node with a full disk still comes up.
-func Open(o Options) (*Log, error) { return open(o, openAppend) }
+// call is what one Append needs. The writer may read enc's buffer until done is answered with nil.
+type call struct {
+	enc  *encoder
+	done chan error // nil: written
+}
 
-func open(o Options, openFile func(string) (file, error)) (*Log, error) {
-	if err := o.check(); err != nil {
-		return nil, err
-	}
-	dir, err := openDir(o.Dir)
+// Open goes on where the log ends. Its errors are bad options alone. A log that
+// cannot be opened now (ErrLocked, a directory that others may write to, a disk that
+// does not answer) is tried again every 10 s: until then Fault says why, and
+// Append deals with records as on a full disk, so that the node comes up.
+func Open(o Options) (*Log, error) {
+	l, err := newLog(o)
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{
-		opts: o, path: filepath.Join(o.Dir, currentName), openFile: openFile, retryAfter: time.Second,
-		dir: dir, rotateAt: o.MaxFileSize, queue: queue{limit: o.QueueSize}, enc: newEncoder(),
-	}
-	s, err := readState(o.Dir)
-	if err != nil {
-		dir.Close()
-		return nil, err
-	}
-	l.head = s.last
-	l.mu.Lock()
-	if s.last.Seq > 0 && s.size == 0 && s.torn == 0 {
-		// The tail of the log may just have been deleted; it can't be told from here.
-		l.queue.push(l.note("after record %d there was no current file, or an empty one: a crash during rotation, or it was removed", s.last.Seq))
-	}
-	if err := l.flush(); err != nil {
-		l.fault(err)
-	}
-	l.unlock()
+	l.start()
 	return l, nil
 }
 
-// Append writes one record. It returns when the kernel has it. If that fails
-// it is an error with Options.Required, and nothing of the record
-// remains; otherwise the record is logged and queued (see the package comment)
-// and Append returns nil.
+func newLog(o Options) (*Log, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	l := &Log{
+		opts: o, retryAfter: time.Second,
+		wake: make(chan struct{}, 1), started: make(chan struct{}), stop: make(chan struct{}), done: make(chan error, 1),
+		queue: queue{limit: o.QueueSize, required: o.Required},
+	}
+	l.store = newStore(o, l.event)
+	l.calls.New = func() any { return &call{newEncoder(), make(chan error, 1)} }
+	l.timer = time.AfterFunc(time.Hour, l.look)
+	l.timer.Stop()
+	return l, nil
+}
+
+func (l *Log) start() {
+	go l.write()
+	select {
+	case <-l.started:
+	case <-time.After(l.opts.WriteTimeout):
+		l.mu.Lock()
+		n := l.giveUp()
+		l.mu.Unlock()
+		l.tell(n)
+	}
+}
+
+// Append writes one record. It returns when the kernel has it. If that fails, or
+// takes longer than Options.WriteTimeout, it is an error with
+// Options.Required; otherwise the record is logged and queued (see the package
+// comment) and Append returns nil. While the disk is known to hang
+// it does not wait for it.
 func (l *Log) Append(r Record) error {
 	r.Lost = 0
+	c := l.calls.Get().(*call)
+	body, err := c.enc.body(r)
+	if err != nil {
+		return err
+	}
 	l.mu.Lock()
-	defer l.unlock()
 	if l.closed {
+		l.mu.Unlock()
 		return ErrClosed
 	}
-	if err := l.flush(); err != nil {
-		return l.keep(r, err)
+	l.queue.push(item{body: body, done: c.done, at: time.Now()})
+	var n news
+	if l.outage.hung {
+		n = l.giveUp()
+	} else if !l.looking {
+		l.looking = true
+		l.timer.Reset(l.opts.WriteTimeout)
 	}
-	body, err := l.enc.body(r)
-	if err != nil {
-		return err
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
 	}
-	if err := l.write(body); err != nil {
-		return l.keep(r, err)
-	}
-	return nil
-}
-
-// keep deals with a record that could not be written, because of why.
-func (l *Log) keep(r Record, why error) error {
-	l.fault(why)
-	if l.opts.Required {
-		return why
-	}
-	body, err := l.enc.body(r)
-	if err != nil {
-		return err
-	}
-	l.opts.Log.Error("audit record not written", "record", "{"+string(body)+"}", "error", why)
-	if !l.queue.push(body) {
-		l.fault(errors.New("audit queue is full: a record is lost"))
-	}
-	l.retryLater()
-	return nil
-}
-
-// flush makes the file ready and writes what is queued, in order.
-func (l *Log) flush() error {
-	if err := l.ready(); err != nil {
-		return err
-	}
-	for len(l.queue.items) > 0 {
-		i := l.queue.items[0]
-		body := i.body
-		if i.lost > 0 {
-			var err error
-			if body, err = l.enc.body(i.marker()); err != nil {
-				return err
-			}
-		}
-		if err := l.write(body); err != nil {
+	l.tell(n)
+	if err := <-c.done; err != nil {
+		// c is not used again: the writer may be reading its buffer.
+		l.opts.Log.Warn("audit record not written", "record", "{"+string(body)+"}", "error", err)
+		if l.opts.Required {
 			return err
 		}
-		l.queue.pop()
-	}
-	return nil
-}
-
-// retryLater writes the queue when the disk has room again even if no further
-// record comes.
-func (l *Log) retryLater() {
-	if l.retrying {
-		return
-	}
-	l.retrying = true
-	time.AfterFunc(l.retryAfter, func() {
-		l.mu.Lock()
-		defer l.unlock()
-		l.retrying = false
-		if l.closed {
-			return
-		}
-		if l.flush() != nil { // reported when it was queued
-			l.retryLater()
-		}
-	})
-}
-
-// write appends one line, rotating first if it would not fit. If it fails, the
-// log on disk is as before.
-func (l *Log) write(body []byte) error {
-	var head Head
-	l.buf, head = appendLine(l.buf[:0], l.head, body)
-	if l.size > 0 && l.size+int64(len(l.buf)) > l.rotateAt {
-		if err := l.rotate(); err != nil {
-			return err
-		}
-	}
-	if n, err := l.f.Write(l.buf); err != nil {
-		// Part of the line may be there; the next one must not be joined to it. If
-		// it cannot be removed now, ready tries again before anything is written.
-		l.dirty = n > 0
-		l.clean()
-		return fmt.Errorf("writing audit record: %w", err)
-	}
-	l.head = head
-	l.size += int64(len(l.buf))
-	if l.first == 0 {
-		l.first = head.Seq
-	}
-	return nil
-}
-
-// clean removes a part of a line that a failed write left.
-func (l *Log) clean() error {
-	if !l.dirty {
 		return nil
 	}
-	if err := l.f.Truncate(l.size); err != nil {
-		return fmt.Errorf("removing a partly written audit record: %w", err)
-	}
-	l.dirty = false
+	l.calls.Put(c)
 	return nil
 }
 
-// Head is the last record that is in the file.
-func (l *Log) Head() Head {
+// look ends the waiting of records that have waited too long. It runs while there are any.
+func (l *Log) look() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.head
+	var n news
+	since, ok := l.queue.oldest()
+	left := l.opts.WriteTimeout - time.Since(since)
+	if ok && left <= 0 {
+		n = l.giveUp()
+		ok = false
+	}
+	l.looking = ok
+	if ok {
+		l.timer.Reset(left)
+	}
+	l.mu.Unlock()
+	l.tell(n)
 }
 
-// Close writes what is queued, syncs, and gives the lock back. An error says what
-// did not reach the disk. Further calls do nothing.
+// giveUp ends all waiting for a disk that does not answer. mu is held.
+func (l *Log) giveUp() news {
+	n := news{err: fmt.Errorf("writing the audit log: no answer from the disk within %v", l.opts.WriteTimeout)}
+	n.waiting, n.lost = l.queue.release()
+	n.fresh, n.again = l.outage.fail(n.err, len(n.waiting))
+	l.outage.hung = true
+	return n
+}
+
+// Head is the last record that is in the file; the zero Head until the log has been opened.
+func (l *Log) Head() Head {
+	if h := l.store.published.Load(); h != nil {
+		return *h
+	}
+	return Head{}
+}
+
+// Queued is how many records wait in memory for the disk after their call went on without them.
+func (l *Log) Queued() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.queue.records()
+}
+
+// Fault is nil while records are being written. Otherwise it says why they are
+// not, and since when. It wraps the cause, ErrLocked for one.
+func (l *Log) Fault() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.outage.err == nil {
+		return nil
+	}
+	return fmt.Errorf("audit records are not written since %s: %w", l.outage.since.UTC().Format(time.RFC3339), l.outage.err)
+}
+
+// Close writes what is queued, syncs, and gives the lock back. It waits for the
+// disk no longer than Options.WriteTimeout. An error says what did not reach the disk.
+// Further calls do nothing.
 func (l *Log) Close() error {
 	l.mu.Lock()
-	defer l.unlock()
 	if l.closed {
+		l.mu.Unlock()
 		return nil
 	}
 	l.closed = true
-	err := l.flush()
-	if n := len(l.queue.items); n > 0 {
-		err = fmt.Errorf("closing audit log with %d records not written: %w", n, err)
+	l.mu.Unlock()
+	close(l.stop)
+	limit := time.NewTimer(l.opts.WriteTimeout)
+	defer limit.Stop()
+	var err, hung error
+	var n news
+	select {
+	case err = <-l.done:
+		l.mu.Lock()
+	case <-limit.C:
+		l.mu.Lock()
+		n = l.giveUp()
+		hung = n.err
 	}
-	if l.f != nil {
-		err = errors.Join(err, l.f.Sync(), l.f.Close())
+	l.abandoned = true
+	records, marked := l.queue.records(), l.queue.marked()
+	if records+marked > 0 {
+		err = errors.Join(fmt.Errorf("closing audit log with %d records not written: %w", records+marked, l.outage.err), err)
+	} else if hung != nil {
+		err = hung
 	}
-	return errors.Join(err, l.dir.Close())
+	l.queue = queue{}
+	l.mu.Unlock()
+	n.lost += records
+	l.tell(n)
+	return err
 }
 
-func (l *Log) fault(err error) { l.faults = append(l.faults, err) }
-
-// unlock gives the mutex back and then reports: whoever is told may call Head.
-func (l *Log) unlock() {
-	faults := l.faults
-	l.faults = nil
-	l.mu.Unlock()
-	for _, err := range faults {
-		l.opts.Log.Error("audit log", "error", err)
-		l.opts.Failed(err)
+// write is the one goroutine that touches the files.
+func (l *Log) write() {
+	for first := true; ; first = false {
+		var again <-chan time.Time
+		if l.flush() != nil {
+			again = time.After(l.retryAfter)
+		}
+		if first {
+			close(l.started)
+		}
+		select {
+		case <-l.wake:
+		case <-again:
+		case <-l.stop:
+			l.store.retryNow()
+			l.flush()
+			l.done <- l.store.close()
+			close(l.done)
+			return
+		}
 	}
+}
+
+// flush writes what is queued, in order, up to the first failure.
+func (l *Log) flush() error {
+	for {
+		i, ok, failing := l.take()
+		if !ok && l.store.settled() && !failing {
+			return nil
+		}
+		body, err := i.body, error(nil)
+		if i.lost > 0 {
+			body, err = l.store.enc.body(i.marker(l.opts.Required))
+			body = bytes.Clone(body)
+		}
+		switch {
+		case err != nil:
+		case ok:
+			err = l.store.append(body)
+		default:
+			err = l.store.ready()
+		}
+		if err != nil {
+			l.failed(err)
+			return err
+		}
+		l.wrote(ok)
+		if !ok {
+			return nil
+		}
+	}
+}
+
+// take gives the item to be written next, and whether there is an outage.
+func (l *Log) take() (i item, ok, failing bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue.items) == 0 || l.abandoned {
+		return item{}, false, l.outage.err != nil
+	}
+	return l.queue.take(), true, l.outage.err != nil
+}
+
+// wrote tells whoever waits that the record taken last is in the file, if one was
+// taken; in any case the disk has answered.
+func (l *Log) wrote(taken bool) {
+	l.mu.Lock()
+	var i item
+	if taken && !l.abandoned {
+		i = l.queue.pop()
+	}
+	if i.refused {
+		l.store.notice("record %d was written late: its call had been answered as if it could not be", l.store.head.Seq)
+	}
+	ended := l.outage
+	l.outage = outage{}
+	l.mu.Unlock()
+	if ended.err != nil {
+		l.opts.Log.Info("audit records are written again", "since", ended.since, "delayed_or_lost", ended.records, "was", ended.err)
+	}
+	if i.done != nil {
+		i.done <- nil
+	}
+}
+
+// failed tells whoever waits that nothing can be written, because of err.
+func (l *Log) failed(err error) {
+	l.mu.Lock()
+	n := news{err: err}
+	if !l.abandoned {
+		gone := l.queue.untake()
+		n.waiting, n.lost = l.queue.release()
+		n.lost += gone
+	}
+	n.fresh, n.again = l.outage.fail(err, len(n.waiting))
+	l.outage.hung = false
+	l.mu.Unlock()
+	l.tell(n)
 }

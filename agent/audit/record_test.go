@@ -112,7 +112,7 @@ func TestFormat(t *testing.T) {
 	forged.Pod.Namespace, forged.Pod.Name, forged.Container = "prod/web", `a\x1b`, "-"
 	forged.Image, forged.Digest = "x allow", "sha256:short"
 	forged.Decision, forged.Action = "", "a=b"
-	lost := item{lost: 3, since: deny.Time, till: deny.Time}.marker()
+	lost := item{lost: 3, since: deny.Time, till: deny.Time}.marker(false)
 	for name, c := range map[string]struct {
 		r    Record
 		want string

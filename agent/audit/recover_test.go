@@ -36,8 +36,8 @@ func TestTornLastLineIsSetAside(t *testing.T) {
 			if r := mustVerify(t, dir, head); r.TornBytes != int64(len(part)) {
 				t.Errorf("%d torn bytes reported, want %d", r.TornBytes, len(part))
 			}
-			var failed []error
-			l := mustOpen(t, Options{Dir: dir, Failed: func(err error) { failed = append(failed, err) }})
+			told := new(tally)
+			l := mustOpen(t, told.on(Options{Dir: dir}))
 			mustAppend(t, l, 7, 7)
 			if got := pods(t, dir); !strings.HasSuffix(got, "notice 7") {
 				t.Errorf("on disk: %s, want a notice and then 7", got)
@@ -45,9 +45,7 @@ func TestTornLastLineIsSetAside(t *testing.T) {
 			if r := mustVerify(t, dir, head, l.Head()); r.TornBytes != 0 || r.Notices != 1 || r.Records != 8 {
 				t.Errorf("report %+v", r)
 			}
-			if len(failed) != 1 {
-				t.Errorf("reported %v, want the torn line once", failed)
-			}
+			told.want(t, 1, 0)
 			if names := torn(t, dir); len(names) != 1 || !bytes.Equal(read(t, names[0]), part) {
 				t.Errorf("side files %v do not hold the %d bytes", names, len(part))
 			}
@@ -188,13 +186,13 @@ func TestFileAlteredWhileOpen(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			failed := 0
-			l := mustOpen(t, Options{Dir: dir, Failed: func(error) { failed++ }})
+			told := new(tally)
+			l := mustOpen(t, told.on(Options{Dir: dir}))
 			mustAppend(t, l, 1, 3)
 			before := l.Head()
 			c.attack(t, filepath.Join(dir, currentName))
 			mustAppend(t, l, 4, 4)
-			if failed == 0 {
+			if len(told.faults) == 0 {
 				t.Error("nothing was reported")
 			}
 			b := read(t, filepath.Join(dir, currentName))

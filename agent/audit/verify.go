@@ -65,7 +65,7 @@ type Report struct {
 // *BrokenError; any other error means that it could not be checked. Without an
 // error the log is intact from Report.FirstSeq to Report.Head.
 func VerifyDir(dir string, known ...Head) (Report, error) {
-	const tries = 5
+	const tries = 20
 	for n := 1; ; n++ {
 		r, err := verifyOnce(dir, known)
 		// Rotation may remove the oldest file between the listing and the reading.

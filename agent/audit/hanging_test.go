@@ -1,0 +1,158 @@
+package audit
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// frozen is a disk on which every write waits while it is frozen, as after
+// fsfreeze -f. Files on it are real.
+type frozen struct {
+	mu      sync.Mutex
+	thaw    chan struct{} // nil: not frozen
+	blocked chan struct{} // one for each write that waits
+}
+
+func newFrozen() *frozen { return &frozen{blocked: make(chan struct{}, 1000)} }
+
+type frozenFile struct {
+	file
+	d *frozen
+}
+
+func (d *frozen) freeze() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.thaw = make(chan struct{})
+}
+
+func (d *frozen) release() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.thaw != nil {
+		close(d.thaw)
+		d.thaw = nil
+	}
+}
+
+func (d *frozen) wait() {
+	d.mu.Lock()
+	thaw := d.thaw
+	d.mu.Unlock()
+	if thaw != nil {
+		d.blocked <- struct{}{}
+		<-thaw
+	}
+}
+
+func (d *frozen) open(path string) (file, error) {
+	d.wait()
+	f, err := openAppend(path)
+	return frozenFile{f, d}, err
+}
+
+func (f frozenFile) Write(b []byte) (int, error) {
+	f.d.wait()
+	return f.file.Write(b)
+}
+
+func openFrozen(t *testing.T, d *frozen, o Options) *Log {
+	t.Helper()
+	l, err := newLog(o)
+	must(t, err)
+	l.store.openFile = d.open
+	l.retryAfter = time.Millisecond
+	l.start()
+	t.Cleanup(func() {
+		d.release()
+		l.Close()
+		for range l.done { // until the writer is done with the directory
+		}
+	})
+	return l
+}
+
+const patience = 300 * time.Millisecond // the WriteTimeout of these tests
+
+func TestHungDiskHoldsACallOnlyOnce(t *testing.T) {
+	d, dir, told, out := newFrozen(), t.TempDir(), new(tally), new(said)
+	l := openFrozen(t, d, told.on(Options{Dir: dir, WriteTimeout: patience, QueueSize: 5, Log: out.log()}))
+	mustAppend(t, l, 1, 1)
+	head := l.Head()
+	d.freeze()
+	start := time.Now()
+	var wg sync.WaitGroup
+	for range 3 { // all at once: the wait is theirs together
+		wg.Go(func() { mustAppend(t, l, 2, 2) })
+	}
+	<-d.blocked
+	if got := l.Head(); got != head {
+		t.Errorf("head %v while a write hangs, want %v", got, head)
+	}
+	wg.Wait()
+	if took := time.Since(start); took < patience || took > 20*patience {
+		t.Errorf("the first records took %v, want about %v", took, patience)
+	}
+	start = time.Now()
+	mustAppend(t, l, 3, 7) // 3 4 fit into the queue
+	if took := time.Since(start); took >= patience {
+		t.Errorf("more records took %v on a disk known to hang", took)
+	}
+	told.want(t, 1, 3)
+	if l.Queued() != 5 || l.Fault() == nil || !strings.Contains(l.Fault().Error(), "no answer from the disk") {
+		t.Errorf("%d queued, fault %v", l.Queued(), l.Fault())
+	}
+	if n := len(out.lines(t, "WARN")); n != 8 {
+		t.Errorf("%d unwritten records in the agent's log, want 8", n)
+	}
+	d.release()
+	until(t, "the queue is written", func() bool { return l.Queued() == 0 && l.Fault() == nil })
+	mustAppend(t, l, 8, 8)
+	if got, want := pods(t, dir), "1 2 2 2 3 4 lost 3 8"; got != want {
+		t.Errorf("on disk: %s, want %s", got, want)
+	}
+	mustVerify(t, dir, head, l.Head())
+	told.want(t, 1, 3)
+}
+
+func TestHungDiskWithRequired(t *testing.T) {
+	d, dir, told := newFrozen(), t.TempDir(), new(tally)
+	l := openFrozen(t, d, told.on(Options{Dir: dir, WriteTimeout: patience, Required: true}))
+	mustAppend(t, l, 1, 1)
+	d.freeze()
+	for i := 2; i <= 4; i++ {
+		if err := l.Append(sample(i)); err == nil || !strings.Contains(err.Error(), "no answer") {
+			t.Fatalf("append %d: %v, want that the disk does not answer", i, err)
+		}
+	}
+	told.want(t, 1, 2) // whether 2 is lost is not known
+	d.release()
+	until(t, "the disk is seen to answer", func() bool { return l.Fault() == nil })
+	mustAppend(t, l, 5, 5)
+	// 2 was on its way when its call was refused: the log says so.
+	if got, want := pods(t, dir), "1 2 notice lost 2 5"; got != want {
+		t.Errorf("on disk: %s, want %s", got, want)
+	}
+	told.want(t, 1, 2)
+}
+
+func TestHungDiskDoesNotHoldOpenAndClose(t *testing.T) {
+	d, told := newFrozen(), new(tally)
+	d.freeze()
+	start := time.Now()
+	l := openFrozen(t, d, told.on(Options{Dir: t.TempDir(), WriteTimeout: patience}))
+	if l.Fault() == nil {
+		t.Error("no fault of a log whose opening hangs")
+	}
+	mustAppend(t, l, 1, 3)
+	err := l.Close()
+	if err == nil || !strings.Contains(err.Error(), "3 records not written") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("close: %v, want that 3 records are not written", err)
+	}
+	if took := time.Since(start); took > 20*patience {
+		t.Errorf("open and close took %v, want about %v", took, 2*patience)
+	}
+	told.want(t, 1, 3)
+}
