@@ -269,7 +269,7 @@ func TestObserveLetsThroughAndRecords(t *testing.T) {
 	w := newWorld(t, func(_ *world, s *harness.Settings) { s.Mode = "observe" })
 	w.push("evil:1", "unsigned")
 	w.wantRun(t, w.image("evil:1"), "unsigned")
-	w.wantRecord(t, w.image("evil:1"), "create", "warn")
+	w.wantRecord(t, w.image("evil:1"), "create", "deny")
 }
 
 // TestAuditNamesTheBrokenRecord changes one byte of a record.

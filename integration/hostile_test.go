@@ -81,18 +81,6 @@ func unavailable(words ...string) func(*testing.T, error) {
 	return func(t *testing.T, err error) { t.Helper(); wantUnavailable(t, err, words...) }
 }
 
-// either is for what is refused and could be a fault or an attack.
-func either(words ...string) func(*testing.T, error) {
-	return func(t *testing.T, err error) {
-		t.Helper()
-		if strings.HasPrefix(status.Convert(err).Message(), harness.Unavailable) {
-			wantUnavailable(t, err, words...)
-			return
-		}
-		wantRefused(t, err, words...)
-	}
-}
-
 // notThere is what a pull gets that would fail with no cosentry as well.
 func notThere(t *testing.T, err error) {
 	t.Helper()
@@ -116,7 +104,7 @@ var hostilities = []hostile{
 	{"the tag answers 429", onTag, answer(429, "Retry-After", "3600"), unavailable("429")},
 	{"the tag answers 401", onTag, answer(401, "WWW-Authenticate", `Basic realm="x"`), notThere},
 	{"the tag answers 404", onTag, answer(404), notThere},
-	{"the tag redirects to link-local", onTag, answer(307, "Location", "http://169.254.169.254/latest"), either("link-local")},
+	{"the tag redirects to link-local", onTag, answer(307, "Location", "http://169.254.169.254/latest"), refusal("link-local")},
 	{"the signature hangs", onSignature, hang, unavailable()},
 	{"the signature's connection breaks", onSignature, hangUp, unavailable()},
 	{"the signature answers 500", onSignature, answer(500), unavailable("500")},
@@ -126,7 +114,7 @@ var hostilities = []hostile{
 	{"the signature answers 404", onSignature, answer(404), refusal("no signatures found")},
 	{"the signature never ends", onSignature, endless, refusal("manifest size")},
 	{"the signature is other bytes", onSignature, otherBytes, refusal()},
-	{"the signature redirects to link-local", onSignature, answer(302, "Location", "http://169.254.169.254/latest"), either("link-local")},
+	{"the signature redirects to link-local", onSignature, answer(302, "Location", "http://169.254.169.254/latest"), refusal("link-local")},
 	{"the payload hangs", onPayload, hang, unavailable()},
 	{"the payload answers 500", onPayload, answer(500), unavailable()},
 	{"the payload never ends", onPayload, endless, refusal()},
