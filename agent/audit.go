@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,7 +13,11 @@ import (
 )
 
 func auditCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "audit", Short: "Read and check the record of decisions"}
+	cmd := &cobra.Command{
+		Use:     "audit",
+		Short:   "Read and check the record of decisions",
+		Example: "  cosentry audit tail -f\n  cosentry audit verify",
+	}
 	cmd.PersistentFlags().String("dir", "", "folder of the audit log (default: audit.dir of the settings)")
 	cmd.AddCommand(auditVerifyCommand(), auditTailCommand())
 	return cmd
@@ -26,6 +31,14 @@ func auditDir(cmd *cobra.Command) (string, error) {
 	}
 	c, err := settings(cmd)
 	return c.Audit.Dir, err
+}
+
+// noLog words that there is no folder yet.
+func noLog(dir string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("no audit log in %s yet; --dir names another folder", dir)
+	}
+	return err
 }
 
 func auditVerifyCommand() *cobra.Command {
@@ -61,7 +74,7 @@ Exit status: 0 intact, 1 broken, 2 could not be read.`,
 				return exitError(exitRefused)
 			}
 			if err != nil {
-				return err
+				return noLog(dir, err)
 			}
 			printReport(cmd.OutOrStdout(), report)
 			return nil
@@ -95,7 +108,7 @@ func auditTailCommand() *cobra.Command {
 					damaged = true
 					fmt.Fprintln(cmd.ErrOrStderr(), "BROKEN:", broken)
 				case err != nil:
-					return err
+					return noLog(dir, err)
 				case output == "json":
 					fmt.Fprintln(cmd.OutOrStdout(), string(entry.Raw))
 				default:

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -136,6 +137,10 @@ func TestPolicyCheckExitCodes(t *testing.T) {
 	good := write(t, filepath.Join(dir, "good.yaml"), static("good", "registry.example/**", "fail"))
 	open := write(t, filepath.Join(dir, "open.yaml"), static("open", "**", "pass"))
 	twin := write(t, filepath.Join(dir, "twin.yaml"), static("good", "registry.example/**", "fail"))
+	pipe := filepath.Join(t.TempDir(), "pipe.yaml")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	bad := write(t, filepath.Join(dir, "bad.yaml"), "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {name: bad}\n"+
 		"spec:\n  images: [{glob: \"**\"}]\n  authorities: [{keyless: {identities: []}}]\n")
 	for name, tc := range map[string]struct {
@@ -150,6 +155,7 @@ func TestPolicyCheckExitCodes(t *testing.T) {
 		"good and bad":             {[]string{good, bad}, 1, "keyless"},
 		"a folder with a bad file": {[]string{dir}, 1, "bad.yaml"},
 		"not there":                {[]string{filepath.Join(dir, "none.yaml")}, 2, "none.yaml"},
+		"a pipe nobody writes to":  {[]string{pipe}, 2, "not a regular file"},
 		"nothing named":            {nil, 2, "arg"},
 	} {
 		t.Run(name, func(t *testing.T) {

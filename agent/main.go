@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -42,8 +43,8 @@ func main() {
 	}
 }
 
-// defaultConfig is where install puts the settings. Commands fall back on the built-in defaults
-// only where it does not exist and no other file was named.
+// defaultConfig is read where no other settings file is named. Where it does not exist, the built-in
+// defaults hold.
 const defaultConfig = "/etc/cosentry/config.yaml"
 
 func rootCommand() *cobra.Command {
@@ -57,6 +58,31 @@ mounted, by the ClusterImagePolicy files of the node, and refuses the rest.`,
 		SilenceUsage:  true,
 	}
 	root.PersistentFlags().String("config", "", "settings file (default "+defaultConfig+" if it exists)")
-	root.AddCommand(runCommand(), verifyCommand(), policyCommand(), auditCommand(), statusCommand(), versionCommand())
+	root.AddCommand(runCommand(), verifyCommand(), policyCommand(), configCommand(), auditCommand(), statusCommand(), versionCommand())
+	root.InitDefaultCompletionCmd()
+	refuseUnknown(root)
 	return root
+}
+
+// refuseUnknown has commands that only hold others fail on what they do not hold. cobra would print
+// help and succeed: a misspelt `audit verify` in a script would find every log intact.
+func refuseUnknown(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		refuseUnknown(c)
+	}
+	if !cmd.HasParent() || !cmd.HasSubCommands() || cmd.Runnable() {
+		return // cobra sees to the root itself
+	}
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		hint := ""
+		if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+			hint = fmt.Sprintf("; did you mean %s?", strings.Join(like, " or "))
+		}
+		return fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), hint)
+	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func policyCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "Work with ClusterImagePolicy files"}
+	cmd := &cobra.Command{Use: "policy", Short: "Work with ClusterImagePolicy files", Example: "  cosentry policy check /etc/cosentry/policies"}
 	cmd.AddCommand(policyCheckCommand())
 	return cmd
 }
@@ -53,27 +53,14 @@ func readPolicies(paths []string) (*policy.Set, error) {
 	var all []*policy.Policy
 	var faults []error
 	for _, path := range paths {
-		info, err := os.Stat(path)
-		if err != nil {
-			return nil, err
-		}
-		if info.IsDir() {
-			set, err := policy.Load(path)
-			if err != nil {
-				faults = append(faults, err)
-				continue
-			}
-			all = append(all, set.Policies()...)
+		policies, err := readPolicy(path)
+		var wrong policy.Errors
+		if errors.As(err, &wrong) {
+			faults = append(faults, err) // go on: everything there is to mend is shown at once
 			continue
 		}
-		data, err := os.ReadFile(path)
 		if err != nil {
 			return nil, err
-		}
-		policies, err := policy.Parse(path, data)
-		if err != nil {
-			faults = append(faults, err)
-			continue
 		}
 		all = append(all, policies...)
 	}
@@ -81,4 +68,19 @@ func readPolicies(paths []string) (*policy.Set, error) {
 		return nil, err
 	}
 	return policy.NewSet(all...)
+}
+
+func readPolicy(path string) ([]*policy.Policy, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return policy.LoadFile(path)
+	}
+	set, err := policy.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	return set.Policies(), nil
 }

@@ -13,44 +13,53 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/connectivity"
 
-	"github.com/cosentry/cosentry/agent/audit"
-	"github.com/cosentry/cosentry/agent/config"
-	"github.com/cosentry/cosentry/agent/metrics"
-	"github.com/cosentry/cosentry/agent/reload"
 	"github.com/cosentry/cosentry/agent/sight"
-	"github.com/cosentry/cosentry/criproxy"
-	"github.com/cosentry/cosentry/verify"
 )
 
 var started = time.Now()
 
-// ready says why the agent cannot judge what it is asked to judge, or nil.
-func ready(proxy *criproxy.Proxy, policies *reload.Policies) error {
-	if s := proxy.RuntimeState(); s != connectivity.Ready {
+// ready says why the agent cannot judge what it is asked to judge, or would refuse all of it; or nil.
+func (a *agent) ready() error {
+	if s := a.proxy.RuntimeState(); s != connectivity.Ready {
 		return fmt.Errorf("the runtime cannot be reached: connection is %s", s)
 	}
-	if s := policies.State(); s.Revision == "" {
+	if s := a.policies.State(); s.Revision == "" {
 		return fmt.Errorf("no policies are in force: %s", s.Broken)
+	}
+	if err := a.records.Fault(); err != nil && a.config.Audit.Required {
+		return fmt.Errorf("audit.required is set and records cannot be written: %w", err)
 	}
 	return nil
 }
 
-func statusOf(c config.Config, proxy *criproxy.Proxy, policies *reload.Policies, v *verify.Verifier, records *audit.Log, m *metrics.Metrics) sight.Status {
-	head := records.Head()
-	return sight.Status{
-		Version:        buildVersion(),
-		Node:           c.Node,
-		Mode:           string(c.Mode),
-		Listen:         c.Listen,
-		Runtime:        c.Runtime.Endpoint,
-		RuntimeState:   proxy.RuntimeState().String(),
-		Started:        started,
-		Policies:       policies.State(),
+func (a *agent) status() sight.Status {
+	c, p, head := a.config, a.policies.State(), a.records.Head()
+	s := sight.Status{
+		Version:      buildVersion(),
+		Node:         c.Node,
+		Mode:         string(c.Mode),
+		Listen:       a.socket,
+		Runtime:      c.Runtime.Endpoint,
+		RuntimeState: a.proxy.RuntimeState().String(),
+		Started:      started,
+		Policies: sight.Policies{
+			Revision: p.Revision, Count: p.Count, Loaded: p.Loaded, Names: p.Names, Warnings: p.Warnings, Broken: p.Broken,
+		},
 		NoMatch:        c.Policies.NoMatch,
-		CachedVerdicts: v.Cached(),
-		Decisions:      m.Decisions(),
-		Audit:          sight.Audit{Dir: c.Audit.Dir, Sequence: head.Seq, Hash: head.Hash, Failures: m.AuditFailures()},
+		CachedVerdicts: a.verifier.Cached(),
+		Decisions:      a.metrics.Decisions(),
+		Audit: sight.Audit{
+			Dir: c.Audit.Dir, Required: c.Audit.Required, Sequence: head.Seq, Hash: head.Hash,
+			Queued: a.records.Queued(), Lost: a.lost.Load(),
+		},
 	}
+	if err := a.ready(); err != nil {
+		s.NotReady = err.Error()
+	}
+	if err := a.records.Fault(); err != nil {
+		s.Audit.Fault = err.Error()
+	}
+	return s
 }
 
 func statusCommand() *cobra.Command {
@@ -60,7 +69,8 @@ func statusCommand() *cobra.Command {
 		Short: "Show what the agent on this node is doing",
 		Long: `Show mode, runtime, policies in force, decisions so far and the head of the audit log
 of the agent that runs on this node, asked on the loopback address of its settings.
-Exit status: 0 it can judge, 1 it cannot (no policies in force, or no runtime), 2 no answer.`,
+Exit status: 0 it is ready, 1 it is not (no policies in force, no runtime, or audit records that are
+required and cannot be written), 2 no answer.`,
 		Example: "  cosentry status\n  cosentry status -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -78,7 +88,7 @@ Exit status: 0 it can judge, 1 it cannot (no policies in force, or no runtime), 
 			if err := printStatus(cmd.OutOrStdout(), s, output); err != nil {
 				return err
 			}
-			if s.Policies.Revision == "" || s.RuntimeState != connectivity.Ready.String() {
+			if s.NotReady != "" {
 				return exitError(exitRefused)
 			}
 			return nil
@@ -101,6 +111,9 @@ func printStatus(w io.Writer, s sight.Status, output string) error {
 	row("version", "%s", s.Version)
 	row("node", "%s", s.Node)
 	row("mode", "%s", s.Mode)
+	if s.NotReady != "" {
+		row("NOT READY", "%s", s.NotReady)
+	}
 	row("socket", "%s", s.Listen)
 	row("runtime", "%s (%s)", s.Runtime, s.RuntimeState)
 	row("up", "%s", time.Since(s.Started).Round(time.Second))
@@ -108,6 +121,9 @@ func printStatus(w io.Writer, s sight.Status, output string) error {
 		row("policies", "NONE IN FORCE: gated calls are refused")
 	} else {
 		row("policies", "%d, revision %s, loaded %s", s.Policies.Count, s.Policies.Revision, s.Policies.Loaded.Format(time.RFC3339))
+	}
+	if s.Policies.Warnings > 0 {
+		row("warnings", "%d about the policies; see: cosentry policy check", s.Policies.Warnings)
 	}
 	if s.Policies.Broken != "" {
 		row("BROKEN", "the files on disk are not in force: %s", s.Policies.Broken)
@@ -120,8 +136,11 @@ func printStatus(w io.Writer, s sight.Status, output string) error {
 		}
 	}
 	row("audit", "%s, %d records, head %s", s.Audit.Dir, s.Audit.Sequence, s.Audit.Hash)
-	if s.Audit.Failures > 0 {
-		row("AUDIT", "%d records could not be written when they were due", s.Audit.Failures)
+	if s.Audit.Fault != "" {
+		row("AUDIT", "records are NOT BEING WRITTEN, %d wait: %s", s.Audit.Queued, s.Audit.Fault)
+	}
+	if s.Audit.Lost > 0 {
+		row("AUDIT LOST", "%d records are in no file; the log of the agent has them", s.Audit.Lost)
 	}
 	return t.Flush()
 }

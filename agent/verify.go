@@ -113,7 +113,7 @@ func judge(ctx context.Context, c config.Config, image string, say func(string))
 	if d == "" {
 		say("resolving " + image)
 		if d, err = fetcher.Resolve(ctx, ref.Repository, ref.Tag, evidence.Credentials{}); err != nil {
-			return verify.Verdict{}, fmt.Errorf("resolving %s: %w", image, err)
+			return verify.Verdict{}, err // it says what was being resolved
 		}
 	}
 	say("fetching signatures of " + d.String())

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -20,6 +21,11 @@ import (
 // queue there until the next start. The environment variables are removed, so
 // that it works once, and child processes do not believe that they were meant.
 func ListenSystemd(name string) (net.Listener, error) {
+	pid := os.Getenv("LISTEN_PID")
+	if n := os.Getenv("LISTEN_FDS"); n != "" && pid != strconv.Itoa(os.Getpid()) {
+		// A wrapper between systemd and this process, as a rule.
+		return nil, fmt.Errorf("LISTEN_FDS=%.20q hands sockets to process %.20q (LISTEN_PID), and this is process %d: start it by exec, or unset LISTEN_FDS", n, pid, os.Getpid())
+	}
 	files := activation.Files(true)
 	defer func() {
 		for _, f := range files {

@@ -160,3 +160,19 @@ func TestListenSystemdRefuses(t *testing.T) {
 		}
 	})
 }
+
+// systemd's sockets are for the process that it started, and a child of that is not it.
+func TestListenSystemdForAnotherProcess(t *testing.T) {
+	t.Setenv("LISTEN_PID", "1")
+	t.Setenv("LISTEN_FDS", "1")
+	l, err := criproxy.ListenSystemd("")
+	if err == nil {
+		l.Close()
+		t.Fatal("it took a socket of another process")
+	}
+	for _, word := range []string{"LISTEN_FDS", "LISTEN_PID", `"1"`, fmt.Sprint(os.Getpid())} {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("%q does not say %s", err, word)
+		}
+	}
+}

@@ -65,7 +65,7 @@ func (p *Proxy) invoke(ctx context.Context, ss grpc.ServerStream, m method, req 
 	resp := new(frame)
 	start := time.Now()
 	err := p.conn.Invoke(ctx, m.full, req, resp, grpc.Header(&header), grpc.Trailer(&trailer))
-	p.forwarded(m.label, status.Code(err), time.Since(start))
+	p.forwarded(Call{Method: m.label, Code: status.Code(err), Duration: time.Since(start)})
 	if err != nil {
 		resp.release()
 		resp = nil
@@ -89,7 +89,7 @@ func (p *Proxy) forwardStream(ss grpc.ServerStream, m method, req *frame) error 
 	if err != nil && p.stopping.Err() != nil && ss.Context().Err() == nil {
 		err = errShuttingDown
 	}
-	p.forwarded(m.label, status.Code(err), time.Since(start))
+	p.forwarded(Call{Method: m.label, Stream: true, Code: status.Code(err), Duration: time.Since(start)})
 	return err
 }
 

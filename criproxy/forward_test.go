@@ -173,21 +173,18 @@ func TestMessageSize(t *testing.T) {
 }
 
 func TestForwardedIsTold(t *testing.T) {
-	type call struct {
-		method string
-		code   codes.Code
-	}
 	var mu sync.Mutex
-	var got []call
+	var got []criproxy.Call
 	o := criproxy.Options{
 		ForwardUnknownMethods: true,
-		Forwarded: func(method string, code codes.Code, d time.Duration) {
+		Forwarded: func(c criproxy.Call) {
 			mu.Lock()
 			defer mu.Unlock()
-			if d <= 0 {
-				t.Errorf("%s took %v", method, d)
+			if c.Duration <= 0 {
+				t.Errorf("%s took %v", c.Method, c.Duration)
 			}
-			got = append(got, call{method, code})
+			c.Duration = 0
+			got = append(got, c)
 		},
 		Gate: &testGate{create: func(context.Context, *runtimeapi.CreateContainerRequest, createForward) (*runtimeapi.CreateContainerResponse, error) {
 			return nil, status.Error(codes.Unknown, "refused")
@@ -201,16 +198,16 @@ func TestForwardedIsTold(t *testing.T) {
 		// What each ends with is in what was told.
 		_, _ = send(t.Context(), conn, method, [][]byte{{}}, grpc.ForceCodecV2(bytesCodec("proto")))
 	}
-	want := []call{
-		{"/runtime.v1.RuntimeService/Version", codes.OK},
-		{"/runtime.v1.RuntimeService/ContainerStatus", codes.NotFound},
-		{"/runtime.v1.RuntimeService/StreamContainers", codes.OK},
-		{pullMethod, codes.OK},
-		{"/runtime.v1.RuntimeService/unknown", codes.Unimplemented},
+	want := []criproxy.Call{
+		{Method: "/runtime.v1.RuntimeService/Version", Code: codes.OK},
+		{Method: "/runtime.v1.RuntimeService/ContainerStatus", Code: codes.NotFound},
+		{Method: "/runtime.v1.RuntimeService/StreamContainers", Stream: true, Code: codes.OK},
+		{Method: pullMethod, Code: codes.OK},
+		{Method: "/runtime.v1.RuntimeService/unknown", Stream: true, Code: codes.Unimplemented},
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(call{})); diff != "" {
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -3,6 +3,7 @@ package criproxy
 import (
 	"bytes"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +78,45 @@ func TestLockIsNotWaitedForWithoutEnd(t *testing.T) {
 	l.Close()
 	if lockWait > 5*time.Second {
 		t.Errorf("a start may hang for %v, deaf to SIGTERM", lockWait)
+	}
+}
+
+// A client can call what is not served as often as it likes; it must not fill the disk with log lines.
+func TestRefusedMethodsAreLoggedOnceInAWhile(t *testing.T) {
+	now := time.Unix(0, 0)
+	q := newQuiet()
+	q.now = func() time.Time { return now }
+	count := func(keys ...string) (n int) {
+		for range 3 {
+			for _, k := range keys {
+				if q.due(k) {
+					n++
+				}
+			}
+		}
+		return n
+	}
+	if n := count("a", "b"); n != 2 {
+		t.Errorf("two methods were logged %d times", n)
+	}
+	now = now.Add(sayAgain - 1)
+	if n := count("a"); n != 0 {
+		t.Errorf("logged again after %v", sayAgain-1)
+	}
+	now = now.Add(1)
+	if n := count("a"); n != 1 {
+		t.Errorf("logged %d times after %v", n, sayAgain)
+	}
+	var many []string
+	for i := range 1000 {
+		many = append(many, strconv.Itoa(i))
+	}
+	if n := count(many...); n > maxSaid+1 || len(q.said) > maxSaid+1 {
+		t.Errorf("a thousand names: %d lines, %d remembered", n, len(q.said))
+	}
+	now = now.Add(sayAgain)
+	if n := count("new"); n != 1 {
+		t.Error("a new method is not logged after those of before were forgotten")
 	}
 }
 

@@ -3,9 +3,11 @@ package criproxy_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,7 +35,8 @@ func eventually(tb testing.TB, what string, cond func() bool) {
 // A runtime that is down at the start, comes, goes and comes again. Nobody calls
 // when it goes: the proxy must try to reconnect by itself.
 func TestRuntimeComesAndGoes(t *testing.T) {
-	n := startProxy(t, criproxy.Options{})
+	var log lines
+	n := startProxy(t, criproxy.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	conn := critest.Dial(t, n.proxyPath)
 
 	words := wantCode(t, version(t.Context(), conn), codes.Unavailable)
@@ -43,6 +46,8 @@ func TestRuntimeComesAndGoes(t *testing.T) {
 	if s := n.proxy.RuntimeState(); s == connectivity.Ready {
 		t.Errorf("without a runtime its state is %v", s)
 	}
+
+	eventually(t, "it is logged that there is no runtime", func() bool { return log.count("cannot be reached") == 1 })
 
 	srv := critest.Serve(t, n.runtimePath, critest.NewRuntime(0))
 	eventually(t, "calls reach the runtime", func() bool { return version(t.Context(), conn) == nil })
@@ -55,6 +60,40 @@ func TestRuntimeComesAndGoes(t *testing.T) {
 	eventually(t, "the runtime is back", func() bool { return n.proxy.RuntimeState() == connectivity.Ready })
 	if err := version(t.Context(), conn); err != nil {
 		t.Error(err)
+	}
+	eventually(t, "each change is logged", func() bool {
+		return log.count("cannot be reached") == 2 && log.count("connected to the container runtime") == 2
+	})
+}
+
+// lines is a log that counts.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) count(words string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), words)
+}
+
+// What is not served is told once, however often it is called.
+func TestUnservedMethodIsLoggedOnce(t *testing.T) {
+	var log lines
+	_, conn, _ := start(t, critest.NewRuntime(0), criproxy.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	for range 5 {
+		_, err := send(t.Context(), conn, "/other.Service/X", [][]byte{{}}, grpc.ForceCodecV2(bytesCodec("proto")))
+		wantCode(t, err, codes.Unimplemented)
+	}
+	if n := log.count("/other.Service/X"); n != 1 {
+		t.Errorf("logged %d times", n)
 	}
 }
 

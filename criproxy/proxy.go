@@ -64,11 +64,22 @@ type Options struct {
 	Log *slog.Logger
 
 	// Forwarded, if set, is told of every call that was sent to the runtime,
-	// when it ends: its name, the code of the answer, and how long the runtime
-	// took. For a stream that is its whole life. The method is one of the CRI's
-	// full names or "/<service>/unknown", so it is fit for a metric's label.
+	// when it ends. What the gate refused and what is not served was not sent.
 	// It is called concurrently.
-	Forwarded func(method string, code codes.Code, d time.Duration)
+	Forwarded func(Call)
+}
+
+// Call is one call that was sent to the runtime and has ended.
+type Call struct {
+	// Method is one of the CRI's full names or "/<service>/unknown", so it is fit
+	// for a metric's label.
+	Method string
+	// Stream is set if it may have had any number of responses.
+	Stream bool
+	// Code is the runtime's answer, or how the call ended without one.
+	Code codes.Code
+	// Duration is how long the runtime took; for a stream its whole life.
+	Duration time.Duration
 }
 
 // Proxy is the CRI server in front of a runtime.
@@ -79,7 +90,8 @@ type Proxy struct {
 	endpoint  string
 	drain     time.Duration
 	log       *slog.Logger
-	forwarded func(method string, code codes.Code, d time.Duration)
+	forwarded func(Call)
+	refusals  *quiet // methods that are not served
 
 	served   atomic.Bool
 	stopping context.Context // done when streams must end
@@ -117,7 +129,7 @@ func New(o Options) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing the connection to the runtime at %s: %w", path, err)
 	}
-	p := &Proxy{gate: o.Gate, methods: methods, conn: conn, endpoint: path, drain: o.DrainTimeout, log: o.Log, forwarded: o.Forwarded}
+	p := &Proxy{gate: o.Gate, methods: methods, conn: conn, endpoint: path, drain: o.DrainTimeout, log: o.Log, forwarded: o.Forwarded, refusals: newQuiet()}
 	if p.drain == 0 {
 		p.drain = defaultDrain
 	}
@@ -125,7 +137,7 @@ func New(o Options) (*Proxy, error) {
 		p.log = slog.New(slog.DiscardHandler)
 	}
 	if p.forwarded == nil {
-		p.forwarded = func(string, codes.Code, time.Duration) {}
+		p.forwarded = func(Call) {}
 	}
 	p.stopping, p.stop = context.WithCancel(context.Background())
 	return p, nil
@@ -200,7 +212,9 @@ func (p *Proxy) handle(_ any, ss grpc.ServerStream) error {
 	full, _ := grpc.MethodFromServerStream(ss)
 	m, err := p.methods.lookup(full)
 	if err != nil {
-		p.log.Warn("refused a method that is not served", "method", clip(full))
+		if full := clip(full); p.refusals.due(full) {
+			p.log.Warn("refused a method that is not served; this is said once in a while", "method", full, "interval", sayAgain)
+		}
 		return err
 	}
 	req, err := receiveOne(ss)

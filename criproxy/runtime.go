@@ -95,18 +95,19 @@ func dialRaw(endpoint string) (*grpc.ClientConn, error) {
 // gRPC by itself waits for the next call to do so, which would then pay for
 // it, and RuntimeState would call a runtime down that is up.
 func (p *Proxy) keepConnected(ctx context.Context) {
-	var up bool
+	var said connectivity.State // Ready or TransientFailure, whichever was logged last
 	for {
 		state := p.conn.GetState()
 		switch {
 		case state == connectivity.Idle:
 			p.conn.Connect()
-		case state == connectivity.Ready && !up:
-			up = true
+		case state == connectivity.Ready && said != state:
 			p.log.Info("connected to the container runtime", "socket", p.endpoint)
-		case state == connectivity.TransientFailure && up:
-			p.log.Warn("lost the container runtime, calls are answered Unavailable until it is back", "socket", p.endpoint)
-			up = false
+			said = state
+		case state == connectivity.TransientFailure && said != state:
+			// At start, too: a wrong endpoint would otherwise look like a quiet node.
+			p.log.Warn("the container runtime cannot be reached, calls are answered Unavailable until it is back", "socket", p.endpoint)
+			said = state
 		}
 		if !p.conn.WaitForStateChange(ctx, state) {
 			return

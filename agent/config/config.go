@@ -9,15 +9,8 @@
 package config
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
-	"io"
 	"os"
-	"regexp"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // What a settings document says of itself.
@@ -25,9 +18,6 @@ const (
 	APIVersion = "cosentry.dev/v1alpha1"
 	Kind       = "NodeConfig"
 )
-
-// maxSize bounds the settings file. A real one is under 2 KiB.
-const maxSize = 1 << 20
 
 // Config is a node's settings.
 type Config struct {
@@ -77,8 +67,9 @@ type Policies struct {
 	NoMatch string `yaml:"noMatch"`
 }
 
-// Verification bounds the time a decision may take. Both limits lie below kubelet's own
-// (2 minutes for CreateContainer, none for PullImage).
+// Verification bounds the time a decision may take: CreateTimeout that on all images of one
+// CreateContainer together, below kubelet's own limit of 2 minutes; PullTimeout that on a
+// PullImage, for which kubelet has none.
 type Verification struct {
 	CreateTimeout Duration `yaml:"createTimeout"`
 	PullTimeout   Duration `yaml:"pullTimeout"`
@@ -86,7 +77,7 @@ type Verification struct {
 
 // Cache bounds the verdict cache.
 type Cache struct {
-	Size     int      `yaml:"size"`
+	Size     Count    `yaml:"size"`
 	AllowTTL Duration `yaml:"allowTTL"`
 	DenyTTL  Duration `yaml:"denyTTL"`
 }
@@ -101,14 +92,14 @@ type Registry struct {
 // Evidence is where signatures are kept for the hours in which a registry is away.
 type Evidence struct {
 	Dir  string `yaml:"dir"`
-	Size int    `yaml:"size"`
+	Size Count  `yaml:"size"`
 }
 
 // Audit is where decisions are recorded.
 type Audit struct {
 	Dir         string `yaml:"dir"`
 	MaxFileSize Size   `yaml:"maxFileSize"`
-	MaxFiles    int    `yaml:"maxFiles"`
+	MaxFiles    Count  `yaml:"maxFiles"`
 	Required    bool   `yaml:"required"`
 }
 
@@ -150,62 +141,4 @@ func Default() Config {
 		HTTP:         HTTP{Address: "127.0.0.1:9477"},
 		Log:          Log{Format: "json", Level: "info"},
 	}
-}
-
-// Load reads the settings at path. An empty path gives the defaults.
-func Load(path string) (Config, error) {
-	if path == "" {
-		return Default(), nil
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return Config{}, fmt.Errorf("reading settings: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err != nil {
-		return Config{}, fmt.Errorf("reading settings: %w", err)
-	}
-	if len(data) > maxSize {
-		return Config{}, fmt.Errorf("settings %s are larger than %d bytes", path, maxSize)
-	}
-	c, err := Parse(data)
-	if err != nil {
-		return Config{}, fmt.Errorf("settings %s: %w", path, err)
-	}
-	return c, nil
-}
-
-// Parse reads one NodeConfig document; what it leaves out keeps its default.
-func Parse(data []byte) (Config, error) {
-	c := Default()
-	c.APIVersion, c.Kind = "", "" // must be said
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
-	if err := dec.Decode(&c); err != nil {
-		if errors.Is(err, io.EOF) {
-			return Config{}, errors.New("the file is empty: it must at least say apiVersion and kind")
-		}
-		return Config{}, inWords(err)
-	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return Config{}, errors.New("more than one document: a node has one NodeConfig")
-	}
-	return c, c.validate()
-}
-
-// unknownField is how yaml says that a key is not known.
-var unknownField = regexp.MustCompile(`field (\S+) not found in type \S+`)
-
-// inWords lists what is wrong, each with its line, without naming Go types.
-func inWords(err error) error {
-	var typed *yaml.TypeError
-	if !errors.As(err, &typed) {
-		return err
-	}
-	var faults []error
-	for _, text := range typed.Errors {
-		faults = append(faults, errors.New(unknownField.ReplaceAllString(text, "unknown setting $1; docs/settings.md lists them")))
-	}
-	return errors.Join(faults...)
 }

@@ -2,12 +2,12 @@ package config
 
 import (
 	"bytes"
+	"errors"
 	"flag"
-	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -96,7 +96,14 @@ func TestFaultsAreNamed(t *testing.T) {
 		"unknown runtime type":             {head + "runtime: {type: docker}\n", "runtime.type"},
 		"value of the wrong type":          {head + "cache: {size: many}\n", "line 3"},
 		"not YAML":                         {"{", "yaml"},
-		"a list where settings should be":  {"- a\n", "line 1"},
+		"a list where settings should be":  {"- a\n", "line 1: a list stands where a group of settings"},
+		"a list for a group":               {head + "log: [json]\n", "line 3: a list stands where a group of settings, one a line belongs"},
+		"text for a group":                 {head + "log: json\n", `line 3: "json" stands where a group of settings, one a line belongs`},
+		"a group for text":                 {head + "node: {a: b}\n", "line 3: a group of settings stands where text belongs"},
+		"a list for the mode":              {head + "mode: [enforce]\n", "line 3: a list stands where text belongs"},
+		"text for true or false":           {head + "audit: {required: always}\n", `line 3: "always" stands where true or false belongs`},
+		"a fraction for a number":          {head + "cache: {size: 1.5}\n", `line 3: "1.5" is not a whole number`},
+		"a list for a duration":            {head + "cache: {allowTTL: [1h]}\n", "line 3"},
 		"several faults, each with a name": {head + "mode: x\nnode: \"\"\n", "node: must not be empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -106,6 +113,11 @@ func TestFaultsAreNamed(t *testing.T) {
 			}
 			if !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("error %q does not say %q", err, tc.want)
+			}
+			for _, word := range []string{"config.", "!!", "unmarshal"} {
+				if strings.Contains(err.Error(), word) {
+					t.Errorf("error %q speaks of the program, not of the file: %s", err, word)
+				}
 			}
 		})
 	}
@@ -118,6 +130,26 @@ func TestFileThatIsNotThere(t *testing.T) {
 	c, err := Load("")
 	if err != nil || c.Mode != Enforce {
 		t.Errorf("no file: %v, %v", c.Mode, err)
+	}
+}
+
+// TestWhatCannotBeReadIsNotFaulty tells a file that needs mending from one that is not there.
+func TestWhatCannotBeReadIsNotFaulty(t *testing.T) {
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bad := filepath.Join(dir, "bad")
+	if err := os.WriteFile(bad, []byte("mode: enforce\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{bad: true, pipe: false, dir: false, filepath.Join(dir, "none"): false} {
+		_, err := Load(path)
+		var faulty *FaultyError
+		if err == nil || errors.As(err, &faulty) != want || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v (faulty: %v)", path, err, !want)
+		}
 	}
 }
 
@@ -156,7 +188,7 @@ func TestSettingsAreDocumented(t *testing.T) {
 	if err != nil && !*update {
 		t.Fatal(err)
 	}
-	want := reference(t)
+	want := Reference()
 	if *update {
 		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
@@ -168,91 +200,17 @@ func TestSettingsAreDocumented(t *testing.T) {
 	}
 }
 
-func reference(t *testing.T) string {
-	t.Helper()
-	var b strings.Builder
-	b.WriteString(referenceHead)
-	seen := map[string]bool{}
-	d := Default()
-	d.Node = "the host name"
-	var walk func(prefix string, v reflect.Value)
-	walk = func(prefix string, v reflect.Value) {
-		for i := range v.NumField() {
-			name := prefix + v.Type().Field(i).Tag.Get("yaml")
-			f := v.Field(i)
-			if f.Kind() == reflect.Struct {
-				walk(name+".", f)
-				continue
-			}
-			text, ok := described[name]
-			if !ok {
-				t.Errorf("setting %s is not described", name)
-			}
-			seen[name] = true
-			fmt.Fprintf(&b, "| `%s` | `%v` | %s |\n", name, f.Interface(), text)
+func TestEverySettingIsDescribed(t *testing.T) {
+	names := map[string]bool{}
+	for name := range settings(Default()) {
+		names[name] = true
+		if described[name] == "" {
+			t.Errorf("setting %s is not described", name)
 		}
 	}
-	walk("", reflect.ValueOf(d))
 	for name := range described {
-		if !seen[name] {
+		if !names[name] {
 			t.Errorf("%s is described and no setting", name)
 		}
 	}
-	b.WriteString(referenceTail)
-	return b.String()
-}
-
-const referenceHead = `# Settings
-
-cosentry reads one YAML document, by default from ` + "`/etc/cosentry/config.yaml`" + `. Reading is strict: an unknown or
-repeated key, a wrong type and a value out of bounds are errors with line or field, and the agent does not start
-with them. Durations are written ` + "`30s`, `5m`, `1h`" + `; sizes are bytes, or ` + "`512Ki`, `64Mi`, `1Gi`" + `. Settings are
-read at start; policies are read again whenever they change.
-
-This page is made from the code by ` + "`go test ./agent/config -update`" + ` and checked by the same test.
-
-| setting | default | meaning |
-|---|---|---|
-`
-
-const referenceTail = `
-The smallest file says what it is and nothing else:
-
-` + "```yaml\n" + head + "```\n" + `
-A first week on a node that runs containerd:
-
-` + "```yaml\n" + head + `mode: observe            # record what would be refused, refuse nothing
-policies:
-  dir: /etc/cosentry/policies
-  noMatch: deny
-` + "```\n"
-
-var described = map[string]string{
-	"apiVersion":                 "Required, as written.",
-	"kind":                       "Required, as written.",
-	"mode":                       "`enforce` refuses what policy refuses. `observe` records it and lets it through.",
-	"node":                       "This node's name in audit records.",
-	"listen":                     "The socket that kubelet is pointed at. Made with mode 0660 for root, unless systemd hands one over. Keep the runtime's name in the file name: kubelet picks its way of collecting stats by the suffix `crio.sock`.",
-	"runtime.endpoint":           "The runtime's own socket. `unix://` in front is taken off.",
-	"runtime.type":               "`containerd`: images are looked up in its image store. `cri`: CRI's ImageStatus is all there is, and what it does not say is refused. `auto`: ask the runtime for its name.",
-	"runtime.namespace":          "The containerd namespace of CRI's images.",
-	"runtime.unknownMethods":     "CRI methods that this build does not know: `refuse` answers Unimplemented, as an older runtime would; `forward` passes them on unjudged. `RestorePod` is never passed on.",
-	"policies.dir":               "Folder of ClusterImagePolicy files (`.yaml`, `.yml`, `.json`; not its subfolders). Read again when it changes, on SIGHUP, and every minute.",
-	"policies.noMatch":           "What happens to an image that no policy matches: `deny`, `warn` (let through, recorded as a warning) or `allow`.",
-	"verification.createTimeout": "How long judging one image of a CreateContainer may take: 100ms to 1m50s, below kubelet's 2 minutes.",
-	"verification.pullTimeout":   "How long judging a PullImage may take, the pull itself not counted: 100ms to 10m.",
-	"cache.size":                 "Verdicts kept in memory, 1 to 1048576; the one used longest ago goes first.",
-	"cache.allowTTL":             "How long an allow is kept: 1s to 168h. Verdicts also end with the policies under which they were reached.",
-	"cache.denyTTL":              "How long a refusal or a warning is kept: 1s to 1h. So long may it take until a new signature counts.",
-	"registry.hostsDir":          "containerd's `config_path`: folders of `<host>/hosts.toml`, several separated by `:`. Signatures are fetched through the same mirrors, with the same CAs and client certificates, as the image. Empty: none.",
-	"registry.dockerConfig":      "The node's docker config file, used after the credentials in the request. May be missing. Empty: none. Credential helpers are not run.",
-	"evidence.dir":               "Folder in which signatures that were accepted are kept, one OCI image layout an image, for when a registry is away or wants credentials that came only with the pull. They are judged again at every use. Empty: none are kept.",
-	"evidence.size":              "Images whose signatures are kept, 1 to 65536; at most 1 MiB each, a few KiB as a rule.",
-	"audit.dir":                  "Folder of the audit log, made with mode 0700.",
-	"audit.maxFileSize":          "Size at which a new audit file is begun, at least 64Ki.",
-	"audit.maxFiles":             "Audit files kept, the current one included: 2 to 1000. The oldest is removed at rotation.",
-	"audit.required":             "`true`: a call whose record cannot be written (disk full) is refused. `false`: it goes on, the record goes to the agent's log and waits in memory (1024 records) for the disk, and a metric counts it.",
-	"http.address":               "Loopback address of `/metrics`, `/healthz`, `/readyz` and `/status`. Empty: not served, and `cosentry status` has nobody to ask.",
-	"log.format":                 "`json` or `text`, on standard error.",
-	"log.level":                  "`debug`, `info`, `warn` or `error`.",
 }

@@ -33,6 +33,19 @@ func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 
 func (d Duration) String() string { return time.Duration(d).String() }
 
+// Count is a whole number. yaml would cut a fraction off without a word.
+type Count int
+
+// UnmarshalYAML reads a Count.
+func (c *Count) UnmarshalYAML(n *yaml.Node) error {
+	v, err := strconv.ParseInt(n.Value, 10, 32)
+	if err != nil {
+		return fault("line %d: %q is not a whole number", n.Line, n.Value)
+	}
+	*c = Count(v)
+	return nil
+}
+
 // Size is a number of bytes: a plain number, or one with the suffix Ki, Mi or Gi.
 type Size int64
 

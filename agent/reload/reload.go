@@ -9,6 +9,7 @@ package reload
 import (
 	"context"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -23,7 +24,8 @@ type Verifier interface {
 	SetUnusable(error)
 }
 
-// Observer is told of every change. *metrics.Metrics is one.
+// Observer is told of every attempt to load the policies, whether or not they had changed.
+// *metrics.Metrics is one.
 type Observer interface {
 	PoliciesLoaded(revision string, count int, at time.Time)
 	PoliciesBroken()
@@ -34,6 +36,8 @@ const (
 	settle = 50 * time.Millisecond
 	// recheck is how often the folder is read without being told.
 	recheck = time.Minute
+	// maxWarnings bounds the log lines of one load.
+	maxWarnings = 20
 )
 
 // Policies loads the policies of one folder.
@@ -50,12 +54,13 @@ type Policies struct {
 
 // State is what is in force and what is on disk.
 type State struct {
-	Revision string    `json:"revision,omitempty"` // in force; empty if none is
-	Count    int       `json:"count"`
-	Loaded   time.Time `json:"loaded,omitzero"`
-	Names    []string  `json:"names,omitempty"`
+	Revision string // in force; empty if none is
+	Count    int
+	Loaded   time.Time // when Revision was put in force
+	Names    []string
+	Warnings int // of policy.Set.Warnings
 	// Broken is why the files on disk are not in force; empty if they are.
-	Broken string `json:"broken,omitempty"`
+	Broken string
 }
 
 // New returns Policies that have loaded nothing yet.
@@ -79,29 +84,42 @@ func (p *Policies) Load() {
 		p.broken(err)
 		return
 	}
+	now := time.Now()
+	defer p.observer.PoliciesLoaded(set.Revision(), len(set.Policies()), now)
 	if set.Revision() == p.last {
 		return
 	}
 	p.verifier.SetPolicies(set)
 	p.last = set.Revision()
-	p.state = State{Revision: set.Revision(), Count: len(set.Policies()), Loaded: time.Now()}
+	p.inForce(set, now)
+}
+
+func (p *Policies) inForce(set *policy.Set, now time.Time) {
+	warnings := set.Warnings()
+	p.state = State{Revision: set.Revision(), Count: len(set.Policies()), Loaded: now, Warnings: len(warnings)}
 	for _, pol := range set.Policies() {
 		p.state.Names = append(p.state.Names, pol.Name)
 	}
-	p.observer.PoliciesLoaded(set.Revision(), len(set.Policies()), p.state.Loaded)
 	p.log.Info("policies in force", "revision", set.Revision(), "count", len(set.Policies()), "dir", p.dir)
 	if p.state.Count == 0 {
 		p.log.Warn("the policy folder holds no policies: policies.noMatch decides about every image", "dir", p.dir)
 	}
+	for i, w := range warnings {
+		if i == maxWarnings {
+			p.log.Warn("more policies are legal and probably not what is meant; see: cosentry policy check", "dir", p.dir, "warnings", len(warnings)-maxWarnings)
+			break
+		}
+		p.log.Warn("a policy is legal and probably not what is meant", "policy", w.Policy, "warning", w.String())
+	}
 }
 
 func (p *Policies) broken(err error) {
+	p.observer.PoliciesBroken()
 	if p.last == err.Error() {
 		return
 	}
 	p.last = err.Error()
 	p.state.Broken = err.Error()
-	p.observer.PoliciesBroken()
 	if p.state.Revision == "" {
 		p.verifier.SetUnusable(err)
 		p.log.Error("policies cannot be loaded: every gated call is refused", "dir", p.dir, "error", err)
@@ -112,32 +130,37 @@ func (p *Policies) broken(err error) {
 
 // Watch loads the policies again whenever the folder changes or again is signalled, until ctx
 // ends.
-func (p *Policies) Watch(ctx context.Context, again <-chan struct{}) error {
+func (p *Policies) Watch(ctx context.Context, again <-chan os.Signal) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
 		// Out of inotify instances: a busy node, not a reason to stop. The clock is left.
 		p.log.Warn("the policy folder cannot be watched; it is read every minute", "error", err)
-		w = &fsnotify.Watcher{}
-	} else {
-		defer w.Close()
+		p.watch(ctx, again, nil, nil, func() {})
+		return nil
 	}
+	defer w.Close()
+	p.watch(ctx, again, w.Events, w.Errors, func() {
+		// Adding twice is nothing; a folder that was replaced is found again.
+		if err := w.Add(p.dir); err != nil {
+			p.log.Debug("watching the policy folder", "dir", p.dir, "error", err)
+		}
+	})
+	return nil
+}
+
+func (p *Policies) watch(ctx context.Context, again <-chan os.Signal, events <-chan fsnotify.Event, errs <-chan error, add func()) {
 	changed := time.NewTimer(0)
 	defer changed.Stop()
 	tick := time.NewTicker(recheck)
 	defer tick.Stop()
 	for {
-		if w.Events != nil {
-			// Adding twice is nothing; a folder that was replaced is found again.
-			if err := w.Add(p.dir); err != nil {
-				p.log.Debug("watching the policy folder", "dir", p.dir, "error", err)
-			}
-		}
+		add()
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-w.Events:
+			return
+		case <-events:
 			changed.Reset(settle)
-		case <-w.Errors:
+		case <-errs:
 			changed.Reset(settle)
 		case <-tick.C:
 			changed.Reset(0)

@@ -1,12 +1,15 @@
 package reload
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,14 +23,16 @@ type verifier struct {
 	mu       sync.Mutex
 	set      *policy.Set
 	unusable error
-	loads    int
-	broken   int
+	puts     int // times that a set was put in force
+	loads    int // attempts that went well
+	broken   int // attempts that failed
 }
 
 func (v *verifier) SetPolicies(s *policy.Set) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.set, v.unusable = s, nil
+	v.puts++
 }
 
 func (v *verifier) SetUnusable(err error) {
@@ -88,13 +93,13 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Fatalf("not within %s: %s", deadline, what)
 }
 
-func start(t *testing.T, dir string) (*Policies, *verifier, chan struct{}) {
+func start(t *testing.T, dir string) (*Policies, *verifier, chan os.Signal) {
 	t.Helper()
 	v := &verifier{}
 	p := New(dir, v, v, slog.New(slog.DiscardHandler))
 	p.Load()
 	ctx, cancel := context.WithCancel(context.Background())
-	again, done := make(chan struct{}, 1), make(chan error, 1)
+	again, done := make(chan os.Signal, 1), make(chan error, 1)
 	go func() { done <- p.Watch(ctx, again) }()
 	t.Cleanup(func() {
 		cancel()
@@ -130,7 +135,7 @@ func TestMissingFolderIsBroken(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, dir, "a.yaml", document("late"))
-	again <- struct{}{}
+	again <- syscall.SIGHUP
 	eventually(t, "policies of the folder made later", func() bool { return v.names() == "late" })
 }
 
@@ -175,7 +180,7 @@ func TestFolderReplacedWholeIsFoundAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, dir, "a.yaml", document("new"))
-	again <- struct{}{}
+	again <- syscall.SIGHUP
 	eventually(t, "the new folder's policies", func() bool { return v.names() == "new" })
 	// And it is watched again, not only read once.
 	put(t, dir, "b.yaml", document("newer"))
@@ -186,23 +191,84 @@ func TestUnchangedFilesAreNotPutInForceAgain(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, "a.yaml", document("same"))
 	v := &verifier{}
-	p := New(dir, v, v, slog.New(slog.DiscardHandler))
+	var log bytes.Buffer
+	p := New(dir, v, v, slog.New(slog.NewTextHandler(&log, nil)))
 	for range 3 {
 		p.Load()
 	}
-	if v.loads != 1 {
-		t.Errorf("put in force %d times: each time drops every verdict", v.loads)
+	if v.puts != 1 {
+		t.Errorf("put in force %d times: each time drops every verdict", v.puts)
 	}
+	if v.loads != 3 {
+		t.Errorf("%d of 3 attempts were told", v.loads)
+	}
+	loaded := p.State().Loaded
 	put(t, dir, "a.yaml", "{")
 	for range 3 {
 		p.Load()
 	}
-	if v.broken != 1 {
-		t.Errorf("one fault was told %d times", v.broken)
+	if v.broken != 3 {
+		t.Errorf("%d of 3 failed attempts were told", v.broken)
+	}
+	if n := strings.Count(log.String(), "cannot be loaded"); n != 1 {
+		t.Errorf("one fault was logged %d times", n)
+	}
+	if s := p.State(); s.Loaded != loaded {
+		t.Errorf("what is in force was loaded %v, not %v", loaded, s.Loaded)
 	}
 	put(t, dir, "a.yaml", document("same"))
 	p.Load()
-	if s := p.State(); s.Broken != "" || v.loads != 2 {
-		t.Errorf("after mending: %+v, %d loads", s, v.loads)
+	if s := p.State(); s.Broken != "" || v.puts != 2 {
+		t.Errorf("after mending: %+v, put in force %d times", s, v.puts)
 	}
+}
+
+// Warnings reach the owner who never runs `policy check`, at each change and not each minute.
+func TestWarningsAreLoggedAndCounted(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, "a.yaml", strings.Replace(document("open"), "fail", "pass", 1))
+	var log bytes.Buffer
+	v := &verifier{}
+	p := New(dir, v, v, slog.New(slog.NewTextHandler(&log, nil)))
+	p.Load()
+	p.Load()
+	if n := strings.Count(log.String(), "passes every image"); n != 1 || !strings.Contains(log.String(), "policy=open") {
+		t.Errorf("the warning was logged %d times:\n%s", n, &log)
+	}
+	if s := p.State(); s.Warnings != 1 {
+		t.Errorf("state %+v", s)
+	}
+	for i := range 3 * maxWarnings {
+		name := fmt.Sprintf("p%d", i)
+		put(t, dir, name+".yaml", strings.Replace(document(name), "fail", "pass", 1))
+	}
+	log.Reset()
+	p.Load()
+	if n := strings.Count(log.String(), "level=WARN"); n != maxWarnings+1 {
+		t.Errorf("%d lines for %d warnings", n, 3*maxWarnings+1)
+	}
+	if s := p.State(); s.Warnings != 3*maxWarnings+1 {
+		t.Errorf("%d warnings counted", s.Warnings)
+	}
+}
+
+// Where the node is out of inotify instances, signals still count.
+func TestWithoutAWatcher(t *testing.T) {
+	dir := t.TempDir()
+	v := &verifier{}
+	p := New(dir, v, v, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(context.Background())
+	again, done := make(chan os.Signal, 1), make(chan struct{})
+	go func() {
+		defer close(done)
+		p.watch(ctx, again, nil, nil, func() {})
+	}()
+	defer func() {
+		cancel()
+		<-done
+	}()
+	eventually(t, "the empty folder is read", func() bool { return v.names() == "" })
+	put(t, dir, "a.yaml", document("signalled"))
+	again <- syscall.SIGHUP
+	eventually(t, "the policy is in force", func() bool { return v.names() == "signalled" })
 }

@@ -7,15 +7,10 @@ package sight
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
 	"net/http"
 	"time"
-
-	"github.com/cosentry/cosentry/agent/reload"
 )
 
 // Status is what `cosentry status -o json` prints.
@@ -24,12 +19,14 @@ type Status struct {
 	Node    string `json:"node"`
 	Mode    string `json:"mode"`
 	Listen  string `json:"listen"`
+	// NotReady is why the agent cannot judge what it is asked to judge; empty if it can.
+	NotReady string `json:"notReady,omitempty"`
 	// Runtime is the runtime's socket, RuntimeState the state of the connection to it as gRPC
 	// names it (READY, IDLE, CONNECTING, TRANSIENT_FAILURE).
-	Runtime      string       `json:"runtime"`
-	RuntimeState string       `json:"runtimeState"`
-	Started      time.Time    `json:"started"`
-	Policies     reload.State `json:"policies"`
+	Runtime      string    `json:"runtime"`
+	RuntimeState string    `json:"runtimeState"`
+	Started      time.Time `json:"started"`
+	Policies     Policies  `json:"policies"`
 	// NoMatch is what happens to an image that no policy matches.
 	NoMatch string `json:"noMatch"`
 	// CachedVerdicts is the number of verdicts in the cache.
@@ -39,43 +36,29 @@ type Status struct {
 	Audit     Audit                        `json:"audit"`
 }
 
+// Policies are those in force and those on disk.
+type Policies struct {
+	Revision string    `json:"revision,omitempty"` // in force; empty if none is
+	Count    int       `json:"count"`
+	Loaded   time.Time `json:"loaded,omitzero"`
+	Names    []string  `json:"names,omitempty"`
+	Warnings int       `json:"warnings,omitempty"` // what `policy check` warns of
+	// Broken is why the files on disk are not in force; empty if they are.
+	Broken string `json:"broken,omitempty"`
+}
+
 // Audit is the state of the audit log.
 type Audit struct {
 	Dir      string `json:"dir"`
+	Required bool   `json:"required"`
+	// Sequence and Hash are the last record's in the file.
 	Sequence uint64 `json:"sequence"`
 	Hash     string `json:"hash"`
-	Failures uint64 `json:"failures"`
-}
-
-// Sources are where the answers come from.
-type Sources struct {
-	Metrics http.Handler
-	// Ready says why the agent is not ready to judge, or nil.
-	Ready  func() error
-	Status func() Status
-}
-
-// Serve answers on address until ctx ends. An address that is taken is tried again: sight is no
-// reason for the agent to stop.
-func Serve(ctx context.Context, address string, s Sources, log *slog.Logger) error {
-	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	for ctx.Err() == nil {
-		l, err := net.Listen("tcp", address)
-		if err == nil {
-			err = server.Serve(l)
-		}
-		if errors.Is(err, http.ErrServerClosed) {
-			return nil
-		}
-		log.Error("metrics and status cannot be served; trying again", "address", address, "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(10 * time.Second):
-		}
-	}
-	return nil
+	// Fault is why records are not being written; empty if they are.
+	Fault string `json:"fault,omitempty"`
+	// Queued is how many records wait in memory, Lost how many are in no file and will be in none.
+	Queued int    `json:"queued,omitempty"`
+	Lost   uint64 `json:"lost,omitempty"`
 }
 
 func (s Sources) handler() http.Handler {
@@ -108,7 +91,7 @@ func Ask(ctx context.Context, address string) (Status, error) {
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return Status{}, fmt.Errorf("no agent answers: %w", err)
+		return Status{}, fmt.Errorf("no agent answers on %s; is it running, and with the same http.address in its settings? %w", address, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {

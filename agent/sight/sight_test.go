@@ -12,36 +12,58 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/cosentry/cosentry/agent/reload"
 )
 
-func serve(t *testing.T, s Sources) string {
+var nothing = Sources{Metrics: http.NotFoundHandler(), Ready: func() error { return nil }, Status: func() Status { return Status{} }}
+
+// freeAddress is one that was free a moment ago; Serve tries again should it be taken.
+func freeAddress(t *testing.T) string {
 	t.Helper()
-	// A port that was free a moment ago; Serve tries again should it be taken.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := l.Addr().String()
-	l.Close()
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func start(t *testing.T, address string, s Sources, log *slog.Logger) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, address, s, slog.New(slog.DiscardHandler)) }()
+	go func() { done <- serve(ctx, address, s, log, 10*time.Millisecond) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if resp, err := http.Get("http://" + address + "/healthz"); err == nil {
-			resp.Body.Close()
-			return address
-		} else if time.Now().After(end) {
-			t.Fatal(err)
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited too long: %s", what)
 		}
 	}
+}
+
+func answers(address string) bool {
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get("http://" + address + "/healthz")
+	if err == nil {
+		resp.Body.Close()
+	}
+	return err == nil
+}
+
+func startServing(t *testing.T, s Sources) string {
+	t.Helper()
+	address := freeAddress(t)
+	start(t, address, s, slog.New(slog.DiscardHandler))
+	eventually(t, "it answers", func() bool { return answers(address) })
+	return address
 }
 
 func get(t *testing.T, url string) (int, string) {
@@ -60,14 +82,14 @@ func get(t *testing.T, url string) (int, string) {
 
 func TestStatusComesBackAsItWas(t *testing.T) {
 	want := Status{
-		Version: "v1", Node: "n", Mode: "enforce", Listen: "/l", Runtime: "/r", RuntimeState: "READY",
+		Version: "v1", Node: "n", Mode: "enforce", Listen: "/l", NotReady: "no", Runtime: "/r", RuntimeState: "READY",
 		Started:   time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
-		Policies:  reload.State{Revision: "abc", Count: 1, Names: []string{"p"}, Broken: "b.yaml: bad"},
+		Policies:  Policies{Revision: "abc", Count: 1, Names: []string{"p"}, Warnings: 2, Broken: "b.yaml: bad"},
 		NoMatch:   "deny",
 		Decisions: map[string]map[string]uint64{"pull": {"allow": 3}},
-		Audit:     Audit{Dir: "/a", Sequence: 4, Hash: "h", Failures: 1},
+		Audit:     Audit{Dir: "/a", Required: true, Sequence: 4, Hash: "h", Fault: "disk full", Queued: 2, Lost: 1},
 	}
-	address := serve(t, Sources{Metrics: http.NotFoundHandler(), Ready: func() error { return nil }, Status: func() Status { return want }})
+	address := startServing(t, Sources{Metrics: http.NotFoundHandler(), Ready: func() error { return nil }, Status: func() Status { return want }})
 	got, err := Ask(context.Background(), address)
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +101,7 @@ func TestStatusComesBackAsItWas(t *testing.T) {
 
 func TestReadyzSaysWhyNot(t *testing.T) {
 	var reason error
-	address := serve(t, Sources{Metrics: http.NotFoundHandler(), Ready: func() error { return reason }, Status: func() Status { return Status{} }})
+	address := startServing(t, Sources{Metrics: http.NotFoundHandler(), Ready: func() error { return reason }, Status: func() Status { return Status{} }})
 	if code, _ := get(t, "http://"+address+"/readyz"); code != http.StatusOK {
 		t.Errorf("ready: %d", code)
 	}
@@ -93,7 +115,7 @@ func TestReadyzSaysWhyNot(t *testing.T) {
 }
 
 func TestNothingElseIsServed(t *testing.T) {
-	address := serve(t, Sources{Metrics: http.NotFoundHandler(), Ready: func() error { return nil }, Status: func() Status { return Status{} }})
+	address := startServing(t, Sources{Metrics: http.NotFoundHandler(), Ready: func() error { return nil }, Status: func() Status { return Status{} }})
 	for _, path := range []string{"/", "/debug/pprof/", "/status/x"} {
 		if code, _ := get(t, "http://"+address+path); code != http.StatusNotFound {
 			t.Errorf("%s: %d", path, code)
@@ -110,13 +132,8 @@ func TestNothingElseIsServed(t *testing.T) {
 }
 
 func TestNoAgentIsAnError(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
-	if _, err := Ask(context.Background(), address); err == nil || !strings.Contains(err.Error(), "no agent answers") {
+	address := freeAddress(t)
+	if _, err := Ask(context.Background(), address); err == nil || !strings.Contains(err.Error(), "no agent answers on "+address) || !strings.Contains(err.Error(), "http.address") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -58,6 +58,17 @@ func isPolicyFile(name string) bool {
 		slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(filepath.Ext(name)))
 }
 
+// LoadFile reads the policies of one file, with the bounds of Load: a pipe or a device is refused
+// without waiting for it. An error about the file's content is of type Errors; one of
+// any other type means that it could not be read.
+func LoadFile(path string) ([]*Policy, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return Parse(path, data)
+}
+
 func loadFile(path string) ([]*Policy, Errors) {
 	data, err := readFile(path)
 	if err != nil {
@@ -80,7 +91,7 @@ func readFile(path string) ([]byte, error) {
 		return nil, unreadable(err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("not a regular file (%s): move it out of the policy folder", info.Mode().Type())
+		return nil, fmt.Errorf("not a regular file (%s), and none that policies are read from", info.Mode().Type())
 	}
 	data, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
 	if err != nil {

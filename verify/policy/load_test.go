@@ -120,6 +120,28 @@ func TestLoadRefusesTheWholeFolder(t *testing.T) {
 	}
 }
 
+func TestLoadFile(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir+"/good.yaml", keyPolicy(t, "p", "**", "P-256"))
+	write(t, dir+"/bad.yaml", "kind: Pod\n")
+	if err := syscall.Mkfifo(dir+"/pipe.yaml", 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := LoadFile(dir + "/good.yaml"); err != nil || len(found) != 1 || found[0].Name != "p" {
+		t.Errorf("good file: %v, %v", found, err)
+	}
+	var faults Errors
+	if _, err := LoadFile(dir + "/bad.yaml"); !errors.As(err, &faults) {
+		t.Errorf("bad file: %v", err)
+	}
+	for _, name := range []string{"/pipe.yaml", "/none.yaml"} {
+		_, err := LoadFile(dir + name)
+		if err == nil || errors.As(err, &faults) || !strings.HasPrefix(err.Error(), dir+name+": ") {
+			t.Errorf("%s cannot be read, which is no fault of its content: %v", name, err)
+		}
+	}
+}
+
 func TestLoadReportsAllFiles(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/a.yaml", "kind: Pod\n")

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+
+	"github.com/cosentry/cosentry/agent/audit"
+	"github.com/cosentry/cosentry/agent/config"
+	"github.com/cosentry/cosentry/agent/gate"
+	"github.com/cosentry/cosentry/agent/metrics"
+	"github.com/cosentry/cosentry/agent/node"
+	"github.com/cosentry/cosentry/agent/reload"
+	"github.com/cosentry/cosentry/criproxy"
+	"github.com/cosentry/cosentry/verify"
+	"github.com/cosentry/cosentry/verify/evidence"
+)
+
+// agent is all that `run` puts together.
+type agent struct {
+	config config.Config
+	log    *slog.Logger
+	socket string // that is served
+
+	metrics  *metrics.Metrics
+	records  *audit.Log
+	lost     atomic.Uint64 // records
+	fetcher  *evidence.Fetcher
+	verifier *verify.Verifier
+	policies *reload.Policies
+	conn     *grpc.ClientConn // for the gate's own look-ups
+	images   *node.Node
+	proxy    *criproxy.Proxy
+}
+
+// assemble puts an agent together, from what records and judges to what asks for it. Nothing is served yet.
+func assemble(c config.Config, log *slog.Logger) (_ *agent, err error) {
+	a := &agent{config: c, log: log, metrics: metrics.New(metrics.Options{
+		Version:   buildVersion(),
+		Mode:      string(c.Mode),
+		Actions:   []string{audit.ActionPull, audit.ActionCreate, audit.ActionMount},
+		Decisions: []string{audit.DecisionAllow, audit.DecisionWarn, audit.DecisionDeny, audit.DecisionError},
+	})}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	if err := a.openAudit(); err != nil {
+		return nil, err
+	}
+	if err := a.setUpVerifier(); err != nil {
+		return nil, err
+	}
+	return a, a.setUpProxy()
+}
+
+// openAudit opens the log of decisions, or has it opened later: no state of a disk keeps the node
+// from its runtime.
+func (a *agent) openAudit() (err error) {
+	a.records, err = audit.Open(audit.Options{
+		Dir:         a.config.Audit.Dir,
+		MaxFileSize: int64(a.config.Audit.MaxFileSize),
+		MaxFiles:    int(a.config.Audit.MaxFiles),
+		Required:    a.config.Audit.Required,
+		Log:         a.log,
+		Fault:       a.metrics.AuditFault,
+		Lost: func(n int) {
+			a.lost.Add(uint64(n))
+			a.metrics.AuditLost(n)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	a.metrics.WatchAudit(a.records.Fault, a.records.Queued)
+	return nil
+}
+
+// setUpVerifier makes what judges: evidence from registries and disk, and the policies as they are now.
+func (a *agent) setUpVerifier() (err error) {
+	c := a.config
+	if a.fetcher, err = newFetcher(c, a.log, a.metrics); err != nil {
+		return err
+	}
+	var keeper verify.Keeper
+	if c.Evidence.Dir != "" {
+		if store, err := evidence.OpenStore(c.Evidence.Dir, int(c.Evidence.Size), a.log); err != nil {
+			a.log.Warn("signatures are not kept on disk", "error", err)
+		} else {
+			keeper = store
+		}
+	}
+	if a.verifier, err = newVerifier(c, a.fetcher, keeper, a.metrics); err != nil {
+		return err
+	}
+	a.policies = reload.New(c.Policies.Dir, a.verifier, a.metrics, a.log)
+	a.policies.Load()
+	return nil
+}
+
+// setUpProxy makes the way to the runtime, with the gate on it.
+func (a *agent) setUpProxy() (err error) {
+	c := a.config
+	if a.conn, err = criproxy.Dial(c.Runtime.Endpoint); err != nil {
+		return err
+	}
+	if a.images, err = node.New(a.conn, node.Type(c.Runtime.Type), c.Runtime.Namespace); err != nil {
+		return err
+	}
+	g, err := gate.New(gate.Options{
+		Verifier:      a.verifier,
+		Resolver:      a.fetcher,
+		Images:        a.images,
+		Recorder:      a.records,
+		Observe:       c.Mode == config.Observe,
+		Node:          c.Node,
+		CreateTimeout: time.Duration(c.Verification.CreateTimeout),
+		PullTimeout:   time.Duration(c.Verification.PullTimeout),
+		Log:           a.log,
+		Decided:       a.metrics.Decided,
+	})
+	if err != nil {
+		return err
+	}
+	a.proxy, err = criproxy.New(criproxy.Options{
+		Endpoint:              c.Runtime.Endpoint,
+		Gate:                  g,
+		ForwardUnknownMethods: c.Runtime.UnknownMethods == "forward",
+		Log:                   a.log,
+		Forwarded: func(call criproxy.Call) {
+			a.metrics.Forwarded(call.Method, call.Stream, call.Code, call.Duration)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	a.metrics.WatchRuntime(func() bool { return a.proxy.RuntimeState() == connectivity.Ready })
+	return nil
+}
+
+// close ends the audit log last of all, so that what is still in flight is recorded.
+func (a *agent) close() {
+	if a.conn != nil {
+		a.conn.Close()
+	}
+	if a.records == nil {
+		return
+	}
+	if err := a.records.Close(); err != nil {
+		a.log.Error("closing the audit log", "error", err)
+	}
+}
+
+func newFetcher(c config.Config, log *slog.Logger, m *metrics.Metrics) (*evidence.Fetcher, error) {
+	o := evidence.Options{
+		HostsDir:     c.Registry.HostsDir,
+		DockerConfig: c.Registry.DockerConfig,
+		UserAgent:    "cosentry/" + buildVersion(),
+		Log:          log,
+	}
+	if m != nil {
+		o.Observe = m.Registry
+	}
+	f, err := evidence.New(o)
+	if err != nil {
+		return nil, fmt.Errorf("setting up registry access: %w", err)
+	}
+	return f, nil
+}
+
+func newVerifier(c config.Config, source verify.Source, keeper verify.Keeper, m *metrics.Metrics) (*verify.Verifier, error) {
+	o := verify.Options{
+		Source:       source,
+		Keeper:       keeper,
+		NoMatch:      verify.NoMatch(c.Policies.NoMatch),
+		CacheSize:    int(c.Cache.Size),
+		AllowTTL:     time.Duration(c.Cache.AllowTTL),
+		DenyTTL:      time.Duration(c.Cache.DenyTTL),
+		FetchTimeout: time.Duration(max(c.Verification.CreateTimeout, c.Verification.PullTimeout)),
+	}
+	if m != nil {
+		o.Cache, o.Judged = m.Cache, m.Judged
+	}
+	return verify.New(o)
+}

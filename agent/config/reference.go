@@ -1,0 +1,99 @@
+package config
+
+import (
+	"fmt"
+	"iter"
+	"reflect"
+	"strings"
+)
+
+// Reference is docs/settings.md: every setting with its default and meaning, in Markdown.
+func Reference() string {
+	var b strings.Builder
+	b.WriteString(referenceHead)
+	d := Default()
+	d.Node = "the host name"
+	for name, value := range settings(d) {
+		fmt.Fprintf(&b, "| `%s` | `%v` | %s |\n", name, value, described[name])
+	}
+	b.WriteString(referenceTail)
+	return b.String()
+}
+
+// settings are the names of all settings with their values in c, in order.
+func settings(c Config) iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) { walk("", reflect.ValueOf(c), yield) }
+}
+
+func walk(prefix string, v reflect.Value, yield func(string, any) bool) bool {
+	for i := range v.NumField() {
+		name, f := prefix+v.Type().Field(i).Tag.Get("yaml"), v.Field(i)
+		if f.Kind() == reflect.Struct {
+			if !walk(name+".", f, yield) {
+				return false
+			}
+			continue
+		}
+		if !yield(name, f.Interface()) {
+			return false
+		}
+	}
+	return true
+}
+
+const smallest = "apiVersion: " + APIVersion + "\nkind: " + Kind + "\n"
+
+const referenceHead = `# Settings
+
+cosentry reads one YAML document, by default from ` + "`/etc/cosentry/config.yaml`" + `. Reading is strict: an unknown or
+repeated key, a wrong type and a value out of bounds are errors with line or field, and the agent does not start
+with them; ` + "`cosentry config check`" + ` tells before. Durations are written ` + "`30s`, `5m`, `1h`" + `; sizes are bytes, or
+` + "`512Ki`, `64Mi`, `1Gi`" + `. Settings are read at start; policies are read again whenever they change.
+
+This page is made from the code by ` + "`go test ./agent/config -update`" + ` and checked by the same test.
+
+| setting | default | meaning |
+|---|---|---|
+`
+
+const referenceTail = `
+The smallest file says what it is and nothing else:
+
+` + "```yaml\n" + smallest + "```\n" + `
+A first week on a node that runs containerd:
+
+` + "```yaml\n" + smallest + `mode: observe            # record what would be refused, refuse nothing
+policies:
+  dir: /etc/cosentry/policies
+  noMatch: deny
+` + "```\n"
+
+var described = map[string]string{
+	"apiVersion":                 "Required, as written.",
+	"kind":                       "Required, as written.",
+	"mode":                       "`enforce` refuses what policy refuses. `observe` records it and lets it through.",
+	"node":                       "This node's name in audit records.",
+	"listen":                     "The socket that kubelet is pointed at. Made with mode 0660 for root, unless systemd hands one over. Keep the runtime's name in the file name: kubelet picks its way of collecting stats by the suffix `crio.sock`.",
+	"runtime.endpoint":           "The runtime's own socket. `unix://` in front is taken off.",
+	"runtime.type":               "`containerd`: images are looked up in its image store. `cri`: CRI's ImageStatus is all there is, and what it does not say is refused. `auto`: ask the runtime for its name.",
+	"runtime.namespace":          "The containerd namespace of CRI's images.",
+	"runtime.unknownMethods":     "CRI methods that this build does not know: `refuse` answers Unimplemented, as an older runtime would; `forward` passes them on unjudged. `RestorePod` is never passed on.",
+	"policies.dir":               "Folder of ClusterImagePolicy files (`.yaml`, `.yml`, `.json`; not its subfolders). Read again when it changes, on SIGHUP, and every minute.",
+	"policies.noMatch":           "What happens to an image that no policy matches: `deny`, `warn` (let through, recorded as a warning) or `allow`.",
+	"verification.createTimeout": "How long judging all images of a CreateContainer together may take, those that are mounted included: 100ms to 1m50s, below kubelet's 2 minutes. Mode `observe` judges as well and may delay a call by as much.",
+	"verification.pullTimeout":   "How long judging a PullImage may take, the pull itself not counted: 100ms to 10m. Mode `observe` may delay a pull by as much.",
+	"cache.size":                 "Verdicts kept in memory, 1 to 1048576; the one used longest ago goes first.",
+	"cache.allowTTL":             "How long an allow is kept: 1s to 168h. Verdicts also end with the policies under which they were reached.",
+	"cache.denyTTL":              "How long a refusal or a warning is kept: 1s to 1h. So long may it take until a new signature counts.",
+	"registry.hostsDir":          "containerd's `config_path`: folders of `<host>/hosts.toml`, several separated by `:`. Signatures are fetched through the same mirrors, with the same CAs and client certificates, as the image. Empty: none.",
+	"registry.dockerConfig":      "The node's docker config file, used after the credentials in the request. May be missing. Empty: none. Credential helpers are not run.",
+	"evidence.dir":               "Folder in which signatures that were accepted are kept, one OCI image layout an image, for when a registry is away or wants credentials that came only with the pull. They are judged again at every use. Empty: none are kept.",
+	"evidence.size":              "Images whose signatures are kept, 1 to 65536; at most 1 MiB each, a few KiB as a rule.",
+	"audit.dir":                  "Folder of the audit log, made with mode 0700.",
+	"audit.maxFileSize":          "Size at which a new audit file is begun, at least 64Ki.",
+	"audit.maxFiles":             "Audit files kept, the current one included: 2 to 1000. The oldest is removed at rotation.",
+	"audit.required":             "`true`: a call whose record cannot be written (disk full) is refused. `false`: it goes on, the record goes to the agent's log and waits in memory (1024 records) for the disk, and a metric counts it.",
+	"http.address":               "Loopback address of `/metrics`, `/healthz`, `/readyz` and `/status`. Empty: not served, and `cosentry status` has nobody to ask.",
+	"log.format":                 "`json` or `text`, on standard error.",
+	"log.level":                  "`debug`, `info`, `warn` or `error`.",
+}

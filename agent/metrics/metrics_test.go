@@ -1,0 +1,129 @@
+package metrics
+
+import (
+	"errors"
+	"flag"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+var options = Options{
+	Version: "v1", Mode: "observe",
+	Actions: []string{"pull", "create", "mount"}, Decisions: []string{"allow", "warn", "deny", "error"},
+}
+
+// scrape returns the exposition, of the agent's own metrics alone.
+func scrape(t *testing.T, m *Metrics) (own, all string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != 200 {
+		t.Fatalf("scrape: %d %s", w.Code, w.Body)
+	}
+	var b strings.Builder
+	for line := range strings.Lines(w.Body.String()) {
+		if strings.HasPrefix(strings.TrimPrefix(strings.TrimPrefix(line, "# HELP "), "# TYPE "), "cosentry_") {
+			b.WriteString(line)
+		}
+	}
+	return b.String(), w.Body.String()
+}
+
+func golden(t *testing.T, file, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", file)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("names, labels and values are what dashboards and alerts rest on; -update if this is meant (-want +got):\n%s", diff)
+	}
+}
+
+// TestFromTheStart: what an alert asks for is there before it happens, so that increase() sees the
+// first refusal of a node.
+func TestFromTheStart(t *testing.T) {
+	own, _ := scrape(t, New(options))
+	golden(t, "start.prom", own)
+}
+
+// TestEveryMethod calls each method with values that end in no other's series.
+func TestEveryMethod(t *testing.T) {
+	m := New(options)
+	up, queued := false, 0
+	var fault error
+	m.WatchRuntime(func() bool { return up })
+	m.WatchAudit(func() error { return fault }, func() int { return queued })
+
+	m.Decided("pull", "deny", 20*time.Microsecond)
+	m.Decided("pull", "deny", 30*time.Second)
+	m.Decided("create", "allow", 3*time.Millisecond)
+	m.Judged(2*time.Second, nil)
+	m.Judged(time.Minute, errors.New("no answer"))
+	m.Judged(time.Minute, errors.New("no answer"))
+	m.Cache(true)
+	m.Cache(true)
+	m.Cache(true)
+	m.Cache(false)
+	m.Registry("registry.example", "manifest", 200, 200*time.Millisecond, nil)
+	m.Registry("other.example", "manifest", 0, 10*time.Second, errors.New("timeout"))
+	m.Registry("registry.example", "blob", 404, time.Millisecond, nil)
+	m.Forwarded("/runtime.v1.RuntimeService/Version", false, codes.OK, 300*time.Microsecond)
+	m.Forwarded("/runtime.v1.ImageService/PullImage", false, codes.NotFound, 200*time.Second)
+	m.Forwarded("/runtime.v1.RuntimeService/GetContainerEvents", true, codes.Canceled, 24*time.Hour)
+	m.AuditFault(errors.New("disk full"))
+	m.AuditLost(7)
+	m.PoliciesLoaded("aaaa", 1, time.Unix(1000, 0))
+	m.PoliciesLoaded("bbbb", 2, time.UnixMilli(2000_500))
+	m.PoliciesLoaded("bbbb", 2, time.UnixMilli(3000_500))
+	m.PoliciesBroken()
+	up, queued, fault = true, 5, errors.New("disk full")
+	own, _ := scrape(t, m)
+	golden(t, "used.prom", own)
+
+	m.PoliciesLoaded("bbbb", 2, time.Unix(4000, 0))
+	up, fault = false, nil
+	own, _ = scrape(t, m)
+	for _, line := range []string{"cosentry_policy_broken 0", "cosentry_runtime_up 0", "cosentry_audit_writable 1"} {
+		if !strings.Contains(own, line+"\n") {
+			t.Errorf("after all was mended, %s is missing in\n%s", line, own)
+		}
+	}
+
+	want := map[string]map[string]uint64{
+		"pull":   {"allow": 0, "warn": 0, "deny": 2, "error": 0},
+		"create": {"allow": 1, "warn": 0, "deny": 0, "error": 0},
+		"mount":  {"allow": 0, "warn": 0, "deny": 0, "error": 0},
+	}
+	if diff := cmp.Diff(want, m.Decisions()); diff != "" {
+		t.Errorf("Decisions (-want +got):\n%s", diff)
+	}
+}
+
+// The agent is in the node's network namespace: its traffic is not told apart from the node's.
+func TestTheNodesTrafficIsNotTheAgents(t *testing.T) {
+	_, all := scrape(t, New(options))
+	if strings.Contains(all, "process_network_") {
+		t.Error("the node's network counters are shown as the agent's")
+	}
+	for _, name := range []string{"process_resident_memory_bytes ", "process_open_fds ", "go_goroutines "} {
+		if !strings.Contains(all, "\n"+name) {
+			t.Errorf("%s is missing", name)
+		}
+	}
+}
