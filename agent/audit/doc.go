@@ -7,9 +7,18 @@
 // one write(2), or, if that failed and Options.Required is false, it went to
 // the slog logger and to a bounded queue that is written, in order, before any
 // later record. Nothing is dropped silently: when the queue is full, the new
-// record is left out and a marker record in the same place says how many were.
+// record is left out and a marker record in the same place says how many were;
+// and so it is for every record that cannot be written with Options.Required,
+// when Append returns an error instead.
 // A write that ends half way is truncated off again. A process killed at any
 // point leaves a log that [Open] continues.
+//
+// A disk that hangs holds nobody for longer than Options.WriteTimeout, and
+// once it is known to hang, nobody at all: it is treated like a full one. A record
+// whose write hangs may still reach the file when the disk answers again; if its call
+// had been given an error, a notice after it says so. A log that cannot be
+// opened (no such disk yet, a directory that others may write to, another process
+// that holds it) is treated like a full disk too, and tried again every 10 seconds.
 //
 // There is no fsync per record. A killed process loses nothing; a power cut
 // can lose the records of the last seconds (the kernel's write-back interval).
@@ -18,7 +27,7 @@
 // # Refusals
 //
 // One process at a time holds a log: an flock on the directory, [ErrLocked] for
-// the second. A directory that others may write to is refused. Nothing
+// the second, which waits for the first to end. A directory that others may write to is not used. Nothing
 // but rotation removes a record, and rotation never overwrites a file.
 //
 // # Format
@@ -60,7 +69,8 @@
 // inserted or moved, and any file that is missing between two others. The chain
 // has no secret in it, so whoever may write the files (root) can
 // cut off the tail, or rewrite a record and every hash after it, and the
-// result is consistent. Against that only a [Head] noted elsewhere helps: give it to
+// result is consistent. Whoever removes the oldest files, or all of them, leaves what
+// rotation might have left, but for the notice of an agent that runs. Against that only a [Head] noted elsewhere helps: give it to
 // VerifyDir, and everything up to that record is proven unaltered. The files
 // that rotation removed cannot be proven either; the report says where the
 // proof begins.

@@ -23,7 +23,7 @@ const (
 	maxTorn       = 16 // side files kept
 )
 
-// ErrLocked is what Open's error wraps when another process, or another Log of
+// ErrLocked is what Log.Fault wraps while another process, or another Log of
 // this one, holds the directory.
 var ErrLocked = errors.New("held by another process")
 

@@ -39,9 +39,21 @@ func Format(e Entry) string {
 		}
 	}
 	if e.Reason != "" {
-		b.WriteString(" " + strconv.Quote(cut(e.Reason, 1024)))
+		b.WriteString(" " + strconv.Quote(cut(joined(e.Reason), 1024)))
 	}
 	return b.String()
+}
+
+// joined puts what errors.Join made of several errors on one line. Newlines may
+// stand in s escaped: whoever wrote the record may have done so.
+func joined(s string) string { return newlines.Replace(s) }
+
+var newlines = strings.NewReplacer("\r\n", "; ", "\n", "; ", `\r\n`, "; ", `\n`, "; ")
+
+// printable is s on one line of printable ASCII, at most limit bytes of it and what says so.
+func printable(s string, limit int) string {
+	s = strconv.QuoteToASCII(joined(s))
+	return cut(s[1:len(s)-1], limit)
 }
 
 // shortDigest keeps as much of a digest as people compare. The whole one is in Raw.

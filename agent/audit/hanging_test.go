@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -72,6 +73,25 @@ func openFrozen(t *testing.T, d *frozen, o Options) *Log {
 		}
 	})
 	return l
+}
+
+// A hang must show in Fault even if no call waits.
+func TestHangWhileTheQueueIsWrittenIsSeen(t *testing.T) {
+	d := newFrozen()
+	l := openFrozen(t, d, Options{Dir: t.TempDir(), WriteTimeout: 20 * time.Millisecond})
+	d.freeze()
+	mustAppend(t, l, 1, 3)
+	<-d.blocked
+	d.mu.Lock() // thawed for one write, and frozen for the next
+	thaw := d.thaw
+	d.thaw = make(chan struct{})
+	d.mu.Unlock()
+	close(thaw)
+	<-d.blocked
+	until(t, "the second hang is seen", func() bool { return l.Head().Seq == 1 && l.Fault() != nil })
+	if n := l.Queued(); n != 2 {
+		t.Errorf("%d queued, want 2", n)
+	}
 }
 
 const patience = 300 * time.Millisecond // the WriteTimeout of these tests
@@ -155,4 +175,67 @@ func TestHungDiskDoesNotHoldOpenAndClose(t *testing.T) {
 		t.Errorf("open and close took %v, want about %v", took, 2*patience)
 	}
 	told.want(t, 1, 3)
+}
+
+// Whatever a disk does, each record is in the log once and in its caller's order, or counted as
+// lost in the log and to Lost; and what was answered as written is there.
+func TestNothingIsForgottenWhileADiskComesAndGoes(t *testing.T) {
+	for _, required := range []bool{false, true} {
+		d, dir, told := newFrozen(), t.TempDir(), new(tally)
+		l := openFrozen(t, d, told.on(Options{
+			Dir: dir, MaxFileSize: maxLine, MaxFiles: 1000, QueueSize: 50, WriteTimeout: 2 * time.Millisecond, Required: required,
+		}))
+		stop := make(chan struct{})
+		var freezer, callers sync.WaitGroup
+		freezer.Go(func() {
+			for {
+				d.freeze()
+				for l.Fault() == nil { // until the hang is seen
+					select {
+					case <-stop:
+						d.release()
+						return
+					case <-time.After(time.Millisecond):
+					}
+				}
+				d.release()
+			}
+		})
+		const each = 300
+		acked := make([][each]bool, 4)
+		for g := range acked {
+			callers.Go(func() {
+				for i := range each {
+					r := sample(i % 60)
+					r.Pod.UID, r.Duration = strconv.Itoa(g), time.Duration(i)*time.Microsecond
+					acked[g][i] = l.Append(r) == nil
+				}
+			})
+		}
+		callers.Wait()
+		close(stop)
+		freezer.Wait()
+		until(t, "all is written", func() bool { return l.Queued() == 0 && l.Fault() == nil })
+		must(t, l.Close())
+
+		report := mustVerify(t, dir, l.Head())
+		next, written, late := make([]int, 4), 0, 0
+		for _, e := range entries(t, dir) {
+			if e.Action == ActionAudit {
+				late += 1 - int(min(e.Lost, 1))
+				continue
+			}
+			g, _ := strconv.Atoi(e.Pod.UID)
+			for i := int(e.Duration.Microseconds()); next[g] < i; next[g]++ {
+				if required && acked[g][next[g]] {
+					t.Errorf("record %d of %d was answered as written and is not there", next[g], g)
+				}
+			}
+			next[g]++
+			written++
+		}
+		if want := 4 * each; written+told.lost != want || int(report.Lost) != told.lost || (required && told.lost == 0) {
+			t.Errorf("required %v: %d written, %d late, %d lost by the log and %d reported, of %d", required, written, late, report.Lost, told.lost, want)
+		}
+	}
 }

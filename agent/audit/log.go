@@ -171,9 +171,8 @@ func (l *Log) Append(r Record) error {
 	var n news
 	if l.outage.hung {
 		n = l.giveUp()
-	} else if !l.looking {
-		l.looking = true
-		l.timer.Reset(l.opts.WriteTimeout)
+	} else {
+		l.watch()
 	}
 	l.mu.Unlock()
 	select {
@@ -193,7 +192,16 @@ func (l *Log) Append(r Record) error {
 	return nil
 }
 
-// look ends the waiting of records that have waited too long. It runs while there are any.
+// watch has look run. mu is held.
+func (l *Log) watch() {
+	if !l.looking {
+		l.looking = true
+		l.timer.Reset(l.opts.WriteTimeout)
+	}
+}
+
+// look ends the waiting of records that have waited too long. It runs while there are
+// any, or one is being written.
 func (l *Log) look() {
 	l.mu.Lock()
 	var n news
@@ -344,7 +352,10 @@ func (l *Log) take() (i item, ok, failing bool) {
 	if len(l.queue.items) == 0 || l.abandoned {
 		return item{}, false, l.outage.err != nil
 	}
-	return l.queue.take(), true, l.outage.err != nil
+	if i = l.queue.take(); i.done == nil {
+		l.watch() // a hang is to be known even if nobody waits
+	}
+	return i, true, l.outage.err != nil
 }
 
 // wrote tells whoever waits that the record taken last is in the file, if one was

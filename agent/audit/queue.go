@@ -28,7 +28,7 @@ type queue struct {
 type item struct {
 	body        []byte
 	done        chan error // who waits for it; nil: nobody
-	at          time.Time  // since when
+	at          time.Time  // since when, or since when it is being written
 	refused     bool       // nobody waits because records are required
 	lost        int
 	since, till time.Time // of lost
@@ -36,10 +36,11 @@ type item struct {
 
 func (q *queue) push(i item) { q.items = append(q.items, i) }
 
-// oldest is since when the record waits that has waited longest of those that are waited for.
+// oldest is since when the disk has owed an answer: for a record that is
+// waited for, or for the one that is being written.
 func (q *queue) oldest() (time.Time, bool) {
-	for _, i := range q.items {
-		if i.done != nil {
+	for n, i := range q.items {
+		if i.done != nil || (n == 0 && q.busy) {
 			return i.at, true
 		}
 	}
@@ -49,6 +50,9 @@ func (q *queue) oldest() (time.Time, bool) {
 // take gives the first item, which stays until pop or untake.
 func (q *queue) take() item {
 	q.busy = true
+	if q.items[0].done == nil {
+		q.items[0].at = time.Now()
+	}
 	return q.items[0]
 }
 

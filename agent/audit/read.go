@@ -26,7 +26,7 @@ type Entry struct {
 
 // ReadOptions choose what Read gives.
 type ReadOptions struct {
-	Last   int       // only the last so many lines; 0: all
+	Last   int       // only the last so many lines; 0: all; less is an error
 	Since  time.Time // only records from then on; zero: all
 	Follow bool      // then go on with what is written, until ctx ends
 }
@@ -67,6 +67,9 @@ type place struct {
 }
 
 func (r *reader) run() error {
+	if r.opts.Last < 0 {
+		return fmt.Errorf("reading audit log: the last %d lines were asked for", r.opts.Last)
+	}
 	rotated, current, err := r.start()
 	if err != nil {
 		return err
@@ -106,7 +109,7 @@ func (r *reader) start() ([]string, *os.File, error) {
 	if errors.Is(err, fs.ErrNotExist) && r.opts.Follow {
 		return nil, nil, nil // not there yet
 	}
-	if err != nil || r.opts.Last <= 0 {
+	if err != nil || r.opts.Last == 0 {
 		return rotated, current, err
 	}
 	n := 0

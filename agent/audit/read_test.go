@@ -49,6 +49,20 @@ func TestReadChooses(t *testing.T) {
 	}
 }
 
+func TestReadOfLessThanNothing(t *testing.T) {
+	dir := t.TempDir()
+	chain(t, dir, 1, 3)
+	n := 0
+	for e, err := range Read(t.Context(), dir, ReadOptions{Last: -5}) {
+		if n++; err == nil {
+			t.Errorf("record %d was given", e.Seq)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d entries, want one error", n)
+	}
+}
+
 func TestReadGoesOnPastDamage(t *testing.T) {
 	dir := t.TempDir()
 	chain(t, dir, 1, 2, 2, 3)

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -112,6 +113,9 @@ func TestFormat(t *testing.T) {
 	forged.Pod.Namespace, forged.Pod.Name, forged.Container = "prod/web", `a\x1b`, "-"
 	forged.Image, forged.Digest = "x allow", "sha256:short"
 	forged.Decision, forged.Action = "", "a=b"
+	two := sample(6)
+	two.Policies = nil
+	two.Reason = errors.Join(errors.New("no answer"), errors.New(`no "ca"`)).Error() + `\nescaped` + "\u202e"
 	lost := item{lost: 3, since: deny.Time, till: deny.Time}.marker(false)
 	for name, c := range map[string]struct {
 		r    Record
@@ -120,6 +124,7 @@ func TestFormat(t *testing.T) {
 		"deny":   {deny, `2026-03-01T12:00:03.000Z #7 deny create prod/web-3/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms prod-signed=fail(release-key) "refused by policy prod-signed"`},
 		"allow":  {allow, `2026-03-01T12:00:04.000Z #7 allow create prod/web-4/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms cached prod-signed=pass(release-key)`},
 		"forged": {forged, `2026-03-01T12:00:05.000Z #7 - "a=b" "prod/web"/"a\\x1b"/"-" "x allow" sha256:short 1.5ms "refused by policy prod-signed"`},
+		"joined": {two, `2026-03-01T12:00:06.000Z #7 deny create prod/web-6/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms "no answer; no \"ca\"; escaped\u202e"`},
 		"lost":   {lost, `2026-03-01T12:00:03.000Z #7 error audit "3 records could not be written and did not fit into the queue, from 2026-03-01T12:00:03Z to 2026-03-01T12:00:03Z"`},
 	} {
 		t.Run(name, func(t *testing.T) {

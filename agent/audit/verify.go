@@ -46,8 +46,9 @@ func (e *BrokenError) Error() string {
 type Report struct {
 	Files   int    `json:"files"`
 	Records uint64 `json:"records"`
-	// FirstSeq is the first record that is left. If it is not 1, rotation
-	// removed what was before, and nothing can be said about that.
+	// FirstSeq is the first record that is left. If it is not 1, what was before
+	// was removed, by rotation or by hand: that cannot be told from what is left,
+	// except that the log notices a file that is taken from under it (NoticeTexts).
 	FirstSeq uint64    `json:"first_seq"`
 	First    time.Time `json:"first"` // times of the first and the last record
 	Last     time.Time `json:"last"`
@@ -56,9 +57,14 @@ type Report struct {
 	Lost uint64 `json:"lost"`
 	// Notices are the records by the log itself, about torn lines, losses and alterations.
 	Notices uint64 `json:"notices"`
+	// NoticeTexts are the last 20 of them, each with its number and time, on one
+	// line of printable ASCII of at most 600 bytes.
+	NoticeTexts []string `json:"notice_texts,omitempty"`
 	// TornBytes stand after the last whole line: a crash, or a cut. Open sets them aside.
 	TornBytes int64 `json:"torn_bytes"`
 }
+
+const maxNoticeTexts = 20
 
 // VerifyDir checks the whole log in dir, which may be in use. Each known head
 // (noted earlier, elsewhere) must be in it. If the log is broken the error is a
@@ -254,6 +260,11 @@ func (v *verifier) count(head Head, r Record, first bool) {
 	v.report.Lost += r.Lost
 	if r.Action == ActionAudit {
 		v.report.Notices++
+		v.report.NoticeTexts = append(v.report.NoticeTexts, fmt.Sprintf("record %d, %s: %s",
+			head.Seq, r.Time.UTC().Format(time.RFC3339), printable(r.Reason, 512)))
+		if n := len(v.report.NoticeTexts); n > maxNoticeTexts {
+			v.report.NoticeTexts = v.report.NoticeTexts[n-maxNoticeTexts:]
+		}
 	}
 }
 
