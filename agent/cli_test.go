@@ -225,6 +225,86 @@ func TestSettingsThatCannotBeReadStopEveryCommand(t *testing.T) {
 	}
 }
 
+// TestConfigCheckExitCodes: 0 good, 1 faulty, 2 unreadable, so that a script can check before it restarts.
+func TestConfigCheckExitCodes(t *testing.T) {
+	dir := t.TempDir()
+	head := "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\n"
+	good := write(t, filepath.Join(dir, "good.yaml"), head+"mode: observe\n")
+	bad := write(t, filepath.Join(dir, "bad.yaml"), head+"modee: observe\ncache: {size: many}\n")
+	pipe := filepath.Join(dir, "pipe.yaml")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		args []string
+		code int
+		says []string
+	}{
+		"good":                     {[]string{good}, 0, []string{good, "good", "mode observe"}},
+		"faulty":                   {[]string{bad}, 1, []string{bad, "line 3: unknown setting modee", "line 4"}},
+		"named by --config":        {[]string{"--config", bad}, 1, []string{bad}},
+		"argument before --config": {[]string{"--config", bad, good}, 0, []string{good}},
+		"not there":                {[]string{filepath.Join(dir, "none.yaml")}, 2, []string{"none.yaml"}},
+		"a pipe nobody writes to":  {[]string{pipe}, 2, []string{pipe, "not a regular file"}},
+		"two files":                {[]string{good, bad}, 2, []string{"arg"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, errs, code := command(t, append([]string{"config", "check"}, tc.args...)...)
+			if code != tc.code {
+				t.Errorf("exit %d, want %d", code, tc.code)
+			}
+			for _, words := range tc.says {
+				if !strings.Contains(out+errs, words) {
+					t.Errorf("%q is not said:\n%s%s", words, out, errs)
+				}
+			}
+		})
+	}
+	if _, errs, _ := command(t, "run", "--config", bad); !strings.Contains(errs, "cosentry config check "+bad) {
+		t.Errorf("a start that fails on its settings does not say how to check them:\n%s", errs)
+	}
+}
+
+// TestMisspeltCommandFails: a script that runs `audit verfy` must not find every log intact.
+func TestMisspeltCommandFails(t *testing.T) {
+	for _, args := range [][]string{
+		{"audit", "verfy"}, {"policy", "bogus"}, {"config", "chek"}, {"completion", "cmd"}, {"bogus"},
+		{"audit", "--dir", "/nowhere", "verfy"},
+	} {
+		out, errs, code := command(t, args...)
+		if code != 2 || !strings.Contains(errs, "unknown command \""+args[len(args)-1]+"\"") {
+			t.Errorf("%v: exit %d\n%s%s", args, code, out, errs)
+		}
+	}
+	if _, errs, _ := command(t, "audit", "verfy"); !strings.Contains(errs, "did you mean verify?") {
+		t.Errorf("no suggestion: %s", errs)
+	}
+	if out, errs, code := command(t, "audit"); code != 0 || !strings.Contains(out, "verify") {
+		t.Errorf("without a command: exit %d\n%s%s", code, out, errs)
+	}
+	if out, errs, code := command(t, "completion", "bash", "--help"); code != 0 || !strings.Contains(out, "cosentry") {
+		t.Errorf("completion: exit %d %s", code, errs)
+	}
+}
+
+func TestNoAuditLogYet(t *testing.T) {
+	config, dir := newNode(t, nil)
+	for _, args := range [][]string{{"audit", "verify"}, {"audit", "tail"}} {
+		_, errs, code := command(t, append(args, "--config", config)...)
+		if want := "no audit log in " + dir + "/audit yet; --dir names another"; code != 2 || !strings.Contains(errs, want) {
+			t.Errorf("%v: exit %d, %q is not said:\n%s", args, code, want, errs)
+		}
+	}
+}
+
+// TestResolvingIsSaidOnce: the error of a tag that cannot be resolved is for a person to read.
+func TestResolvingIsSaidOnce(t *testing.T) {
+	config, _ := newNode(t, map[string]string{"a.yaml": static("open", "**", "pass")})
+	if out, _, _ := command(t, "verify", "--config", config, "127.0.0.1:1/app:1"); strings.Count(out, "resolving") != 1 {
+		t.Errorf("%s", out)
+	}
+}
+
 func TestStatusWithoutAnAgent(t *testing.T) {
 	config := write(t, filepath.Join(t.TempDir(), "c.yaml"), "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\nhttp: {address: \"127.0.0.1:1\"}\n")
 	if _, errs, code := command(t, "status", "--config", config); code != 2 || !strings.Contains(errs, "no agent answers") {
