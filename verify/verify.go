@@ -29,6 +29,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cosentry/cosentry/verify/evidence"
+	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/rescue"
 )
@@ -91,6 +92,9 @@ type Verifier struct {
 	state  atomic.Pointer[state]
 	cache  *cache
 	flight singleflight.Group
+	// asking holds one place for each image whose evidence is in memory, being fetched or judged: the bounds on what
+	// is read for one image would be none if a hundred hostile ones were looked at together.
+	asking chan struct{}
 	now    func() time.Time
 }
 
@@ -115,7 +119,7 @@ func New(o Options) (*Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Verifier{opts: o, cache: c, now: time.Now}
+	v := &Verifier{opts: o, cache: c, asking: make(chan struct{}, limits.Questions.Max()), now: time.Now}
 	v.state.Store(&state{err: errors.New("policies have not been loaded yet")})
 	return v, nil
 }
@@ -217,7 +221,9 @@ func (v *Verifier) decide(ctx context.Context, st *state, k key, s Subject) (Ver
 	}
 	var ev *evidence.Evidence
 	if needsEvidence(matched) {
-		ev = v.gather(ctx, s)
+		leave, err := v.enter(ctx)
+		defer leave()
+		ev = v.gather(ctx, s, err)
 	}
 	// A fetch that used up its time may still have found a good signature, so judging has as
 	// much again.
@@ -242,15 +248,29 @@ func (v *Verifier) decide(ctx context.Context, st *state, k key, s Subject) (Ver
 	return verdict, nil
 }
 
+// enter waits for a place among those who may hold evidence in memory, and as long as ctx lasts.
+func (v *Verifier) enter(ctx context.Context) (leave func(), err error) {
+	select {
+	case v.asking <- struct{}{}:
+		return func() { <-v.asking }, nil
+	case <-ctx.Done():
+		return func() {}, fmt.Errorf("%w: too many other images are being asked about: %w", evidence.ErrUnavailable, context.Cause(ctx))
+	}
+}
+
 // gather fetches the evidence about s. What a registry could not be asked about for the moment is
 // filled up from what was kept: a pod must be able to restart while its registry is away, or
 // when its pull secret came with the pull and not with the restart. Kept evidence is signed
 // data like any other and is judged like it; that some is missing stays on record in Incomplete, so that
-// without a good signature among it the outcome is "could not find out" and not "unsigned".
-func (v *Verifier) gather(ctx context.Context, s Subject) *evidence.Evidence {
-	ev, err := v.opts.Source.Fetch(ctx, s.Repository, s.Digest, s.Credentials)
-	if err == nil && ev == nil {
-		err = errors.New("no evidence was given, and no reason")
+// without a good signature among it the outcome is "could not find out" and not "unsigned". err says why
+// nobody can be asked, if that is so.
+func (v *Verifier) gather(ctx context.Context, s Subject, err error) *evidence.Evidence {
+	var ev *evidence.Evidence
+	if err == nil {
+		ev, err = v.opts.Source.Fetch(ctx, s.Repository, s.Digest, s.Credentials)
+		if err == nil && ev == nil {
+			err = errors.New("no evidence was given, and no reason")
+		}
 	}
 	if err != nil {
 		// Policies that need no evidence, or only warn, are still judged.

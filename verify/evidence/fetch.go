@@ -41,6 +41,9 @@ func (f *Fetcher) fetch(ctx context.Context, repository string, d digest.Digest,
 		e.Incomplete = incomplete(d, fmt.Errorf("%w: the host configuration of %s names no host to pull from", ErrUnavailable, g.repo.registry))
 		return e, nil
 	}
+	// Once there is too much of it the rest is not asked for.
+	ctx, g.budget.stop = context.WithCancel(ctx)
+	defer g.budget.stop()
 	var left []ways
 	errs := g.together("looking for signatures",
 		func() (err error) { e.Signatures, err = g.classic(ctx); return err },
@@ -50,6 +53,10 @@ func (f *Fetcher) fetch(ctx context.Context, repository string, d digest.Digest,
 		var rest error
 		e.Bundles, rest = g.bundlesLeft(ctx, left)
 		errs = append(errs, rest)
+	}
+	if err := g.budget.exceeded(); err != nil {
+		// What was read before is chance, and a verdict must not depend on it.
+		return &Evidence{Repository: repository, Digest: d, Incomplete: incomplete(d, fmt.Errorf("all there is about %s: %w", d, err))}, nil
 	}
 	e.Incomplete = incomplete(d, errs...)
 	return e, nil
@@ -227,11 +234,11 @@ func (g *gathering) referred(ctx context.Context, ep *endpoint, list []descripto
 
 // bundlesOf gets the bundles in one referrer.
 func (g *gathering) bundlesOf(ctx context.Context, ep *endpoint, referrer digest.Digest) ([]Bundle, error) {
-	raw, err := g.manifest(ctx, ep, referrer)
+	m, err := g.manifest(ctx, ep, referrer)
 	if err != nil {
 		return nil, err
 	}
-	layers, err := bundleLayers(raw, g.subject)
+	layers, err := bundleLayers(m, g.subject)
 	if tooMany := g.countBundles(referrer, len(layers)); tooMany != nil {
 		return nil, join(err, tooMany)
 	}

@@ -22,18 +22,19 @@ type gathering struct {
 	credentials Credentials
 	subject     digest.Digest
 	slots       chan struct{}
+	budget      budget
 
-	mu        sync.Mutex
-	material  int64                 // bytes of payloads and bundles, asked for so far
-	bundled   map[digest.Digest]int // by referrer
-	blobs     map[digest.Digest]func() ([]byte, error)
-	manifests map[digest.Digest]func() ([]byte, error)
+	mu      sync.Mutex
+	bundled map[digest.Digest]int // by referrer
+	blobs   map[digest.Digest]func() ([]byte, error)
+	// manifests are kept parsed, which drops the bytes of all that is not looked at.
+	manifests map[digest.Digest]func() (*manifest, error)
 }
 
 // ask puts one question to one host, with the credentials that may work there.
 func (g *gathering) ask(ctx context.Context, ep *endpoint, operation, method string, u *url.URL, accept string, bound limits.Bound) (*answer, *ask, error) {
 	q := &ask{
-		operation: operation, method: method, url: u, accept: accept, bound: bound,
+		operation: operation, method: method, url: u, accept: accept, bound: bound, budget: &g.budget,
 		scope: "repository:" + g.repo.path + ":pull", timeout: g.fetcher.timeout,
 	}
 	select {
@@ -57,37 +58,27 @@ func (g *gathering) tagged(ctx context.Context, ep *endpoint, operation, tag str
 }
 
 // manifest gets one by digest: from the host that listed it, then from the others.
-func (g *gathering) manifest(ctx context.Context, listedBy *endpoint, d digest.Digest) ([]byte, error) {
-	return g.once(&g.manifests, d, func() ([]byte, error) {
-		return g.content(ctx, listedBy, "manifest", "manifests", d, -1, limits.Manifest)
+func (g *gathering) manifest(ctx context.Context, listedBy *endpoint, d digest.Digest) (*manifest, error) {
+	return once(g, &g.manifests, d, func() (*manifest, error) {
+		raw, err := g.content(ctx, listedBy, "manifest", "manifests", d, -1, limits.Manifest)
+		if err != nil {
+			return nil, err
+		}
+		return parseManifest(raw)
 	})
 }
 
 // blob gets a payload or bundle by its descriptor.
 func (g *gathering) blob(ctx context.Context, listedBy *endpoint, d descriptor) ([]byte, error) {
-	return g.once(&g.blobs, d.Digest, func() ([]byte, error) {
-		if err := g.reserve(d); err != nil {
-			return nil, err
+	return once(g, &g.blobs, d.Digest, func() ([]byte, error) {
+		if d.Size < 0 {
+			return nil, fmt.Errorf("%w: blob %s of %d bytes", ErrMismatch, d.Digest, d.Size)
+		}
+		if err := limits.Payload.Check(d.Size); err != nil {
+			return nil, fmt.Errorf("blob %s: %w", d.Digest, err)
 		}
 		return g.content(ctx, listedBy, "blob", "blobs", d.Digest, d.Size, limits.Payload)
 	})
-}
-
-// reserve counts a blob before it is asked for, by the size that it must turn out to have.
-func (g *gathering) reserve(d descriptor) error {
-	if d.Size < 0 {
-		return fmt.Errorf("%w: blob %s of %d bytes", ErrMismatch, d.Digest, d.Size)
-	}
-	if err := limits.Payload.Check(d.Size); err != nil {
-		return fmt.Errorf("blob %s: %w", d.Digest, err)
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if err := limits.Material.Check(g.material + d.Size); err != nil {
-		return fmt.Errorf("blob %s: %w", d.Digest, err)
-	}
-	g.material += d.Size
-	return nil
 }
 
 // countBundles counts them before they are asked for, over all referrers, however many lists name a referrer.
@@ -118,13 +109,14 @@ func (g *gathering) checkBundles() error {
 
 // once makes the work for a digest happen once; others wait for its result. It is also where a digest is checked that
 // a registry named, before it becomes part of a URL.
-func (g *gathering) once(memory *map[digest.Digest]func() ([]byte, error), d digest.Digest, work func() ([]byte, error)) ([]byte, error) {
+func once[T any](g *gathering, memory *map[digest.Digest]func() (T, error), d digest.Digest, work func() (T, error)) (T, error) {
 	if err := checkDigest(d); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMismatch, err)
+		var none T
+		return none, fmt.Errorf("%w: %v", ErrMismatch, err)
 	}
 	g.mu.Lock()
 	if *memory == nil {
-		*memory = map[digest.Digest]func() ([]byte, error){}
+		*memory = map[digest.Digest]func() (T, error){}
 	}
 	do, ok := (*memory)[d]
 	if !ok {

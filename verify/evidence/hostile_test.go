@@ -220,19 +220,6 @@ func TestSizeMustMatch(t *testing.T) {
 	}
 }
 
-// TestTooMuchMaterial: each of the payloads is within its bound, all of them together are not.
-func TestTooMuchMaterial(t *testing.T) {
-	r := newReg(t)
-	var layers []object
-	for i := range 33 {
-		payload := []byte(fmt.Sprintf("%02d", i) + strings.Repeat("x", 1<<20-2))
-		layers = append(layers, descriptorOf(simpleSigning, r.blob("app", payload), len(payload)))
-	}
-	r.signatureManifest("app", layers)
-	e := fetch(t, newFetcher(t, evidence.Options{}), r.host+"/app", evidence.Credentials{})
-	checkBound(t, e, 33, len(e.Signatures)-32, false, limits.Material)
-}
-
 func checkBound(t *testing.T, e *evidence.Evidence, n, found int, ok bool, bound limits.Bound) {
 	t.Helper()
 	if ok {

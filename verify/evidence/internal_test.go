@@ -197,10 +197,18 @@ func TestOnlyVersionsThatCanBeParsed(t *testing.T) {
 		{"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json"}, {"mediaType": "application/vnd.dev.sigstore.bundle+json;version=0.1"},
 		{"mediaType": "application/vnd.dev.sigstore.bundle.v0.4+json"}, {"mediaType": "text/plain"},
 	}})
-	layers, err := bundleLayers(raw, digest.FromString("x"))
+	layers, err := parsedBundleLayers(raw, digest.FromString("x"))
 	if len(layers) != 2 || err == nil {
 		t.Errorf("%d layers, %v", len(layers), err)
 	}
+}
+
+func parsedBundleLayers(raw []byte, subject digest.Digest) ([]descriptor, error) {
+	m, err := parseManifest(raw)
+	if err != nil {
+		return nil, err
+	}
+	return bundleLayers(m, subject)
 }
 
 // FuzzManifests: whatever the bytes are, nothing beyond a bound comes out, nothing about another subject, and an error
@@ -218,13 +226,13 @@ func FuzzManifests(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		for _, parse := range []func([]byte) ([]descriptor, error){
 			signatureLayers, parseReferrers,
-			func(raw []byte) ([]descriptor, error) { return bundleLayers(raw, subject) },
+			func(raw []byte) ([]descriptor, error) { return parsedBundleLayers(raw, subject) },
 		} {
 			if _, err := parse(raw); err != nil && !errors.Is(err, ErrMismatch) && !isExceeded(err) {
 				t.Errorf("%v", err)
 			}
 		}
-		layers, _ := bundleLayers(raw, subject)
+		layers, _ := parsedBundleLayers(raw, subject)
 		var m manifest
 		if err := json.Unmarshal(raw, &m); len(layers) > 0 && (err != nil || m.Subject == nil || m.Subject.Digest != subject) {
 			t.Error("layers of a manifest about something else")

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -89,7 +88,6 @@ func readLayout(dir string) (*Evidence, error) {
 	if err := limits.Referrers.Check(int64(len(index.Manifests)) - 1); err != nil {
 		return nil, err
 	}
-	var total int64
 	for _, entry := range index.Manifests {
 		raw, err := l.content(entry.Digest, limits.Manifest)
 		if err != nil {
@@ -100,9 +98,6 @@ func readLayout(dir string) (*Evidence, error) {
 			return nil, err
 		}
 		for _, layer := range m.Layers {
-			if total += layer.Size; layer.Size < 0 || limits.Material.Check(total) != nil {
-				return nil, &limits.Exceeded{Bound: limits.Material}
-			}
 			if err := limits.Signatures.Check(int64(len(e.Signatures) + len(e.Bundles) + 1)); err != nil {
 				return nil, err
 			}
@@ -128,8 +123,9 @@ func readLayout(dir string) (*Evidence, error) {
 
 // layout is a folder being written or read. Writing goes on after the first error, which stays.
 type layout struct {
-	dir string
-	err error
+	dir    string
+	err    error
+	budget budget // for reading
 }
 
 func (l *layout) manifest(artifactType string) ocispec.Manifest {
@@ -184,7 +180,7 @@ func (l *layout) read(name string, bound limits.Bound) ([]byte, error) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%w: %s is not a regular file", ErrMismatch, name)
 	}
-	return bound.ReadAll(io.Reader(f))
+	return l.budget.readAll(f, bound)
 }
 
 func blobPath(d digest.Digest) string {

@@ -106,11 +106,7 @@ func signatureLayers(raw []byte) ([]descriptor, error) {
 // bundleLayers are the layers of a referrer that hold bundles, if it refers to subject. The subject is what makes a
 // manifest one about this image; that it was listed as one is only the registry's word. The error beside layers tells
 // of bundles that this build cannot read.
-func bundleLayers(raw []byte, subject digest.Digest) ([]descriptor, error) {
-	m, err := parseManifest(raw)
-	if err != nil {
-		return nil, err
-	}
+func bundleLayers(m *manifest, subject digest.Digest) ([]descriptor, error) {
 	if m.Subject == nil || m.Subject.Digest != subject {
 		return nil, fmt.Errorf("%w: a manifest listed as a referrer has another subject", ErrMismatch)
 	}

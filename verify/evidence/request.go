@@ -22,6 +22,7 @@ type ask struct {
 	url       *url.URL
 	accept    string
 	bound     limits.Bound
+	budget    *budget
 	scope     string // that a token must have
 	timeout   time.Duration
 }
@@ -203,7 +204,7 @@ func (ep *endpoint) exchange(req *http.Request, q *ask) (a *answer, resp *http.R
 	if err := q.bound.Check(resp.ContentLength); err != nil {
 		return nil, resp, fmt.Errorf("%s: %w", q, err)
 	}
-	if a.body, err = q.bound.ReadAll(resp.Body); err != nil {
+	if a.body, err = q.budget.readAll(resp.Body, q.bound); err != nil {
 		return nil, resp, transportError(err, q.String())
 	}
 	return a, resp, nil

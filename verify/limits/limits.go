@@ -24,9 +24,12 @@ const (
 	Manifest Bound = iota
 	// Payload is the size of one signature payload or one sigstore bundle.
 	Payload
-	// Material is the size of all payloads and bundles about one digest. Without it a registry could have
-	// 256 payloads of the largest size held in memory for each question.
+	// Material is the size of all that is read about one digest: lists, manifests, payloads and bundles together.
+	// Without it a registry could have 256 manifests of the largest size held in memory for each question.
 	Material
+	// Elements is how many JSON elements there are in all that is read about one digest, as [CountElements] counts
+	// them. An element of three bytes takes a hundred and more once it is parsed, so bytes alone bound no memory.
+	Elements
 	// Signatures is how many signatures are looked at for one digest, in either form.
 	Signatures
 	// Referrers is how many referrers of one digest are looked into.
@@ -39,6 +42,8 @@ const (
 	Token
 	// Parallel is how many requests one question has under way at once. It is a width, never an error.
 	Parallel
+	// Questions is how many images are asked about at once on a node. It is a width, never an error.
+	Questions
 )
 
 var bounds = [...]struct {
@@ -47,13 +52,15 @@ var bounds = [...]struct {
 }{
 	Manifest:      {"manifest size", "bytes", 4 << 20},
 	Payload:       {"signature payload size", "bytes", 1 << 20},
-	Material:      {"total signature material", "bytes", 32 << 20},
+	Material:      {"total signature material", "bytes", 16 << 20},
+	Elements:      {"total elements of signature material", "elements", 64 << 10},
 	Signatures:    {"number of signatures", "signatures", 128},
 	Referrers:     {"number of referrers", "referrers", 128},
 	ReferrerPages: {"pages of referrers", "pages", 16},
 	Redirects:     {"redirects", "redirects", 5},
 	Token:         {"token answer size", "bytes", 1 << 20},
 	Parallel:      {"requests at once", "requests", 8},
+	Questions:     {"images asked about at once", "images", 16},
 }
 
 // Max is the largest value that is within the bound.
@@ -105,6 +112,24 @@ func (r *reader) Read(p []byte) (int, error) {
 		return n - 1, &Exceeded{Bound: r.bound}
 	}
 	return n, err
+}
+
+// CountElements counts what may become a value of its own when a JSON document is parsed: each object, each array and
+// each member after the first. It is no parser and allocates nothing, so it can stand before one. Of a document that is
+// not JSON the count is right up to where a parser would stop.
+func CountElements(document []byte) int64 {
+	var n int64
+	for i, quoted := 0, false; i < len(document); i++ {
+		switch c := document[i]; {
+		case c == '"':
+			quoted = !quoted
+		case quoted && c == '\\':
+			i++
+		case !quoted && (c == ',' || c == '{' || c == '['):
+			n++
+		}
+	}
+	return n
 }
 
 // Exceeded is the error for material beyond a bound. Find it with errors.As.

@@ -2,6 +2,7 @@ package limits_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"strings"
@@ -75,4 +76,49 @@ func TestCheckAndWords(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "number of signatures") || !strings.Contains(err.Error(), "128") {
 		t.Errorf("129 signatures: %v; want the bound named", err)
 	}
+}
+
+// TestCountElements: never fewer than what encoding/json makes of a document.
+func TestCountElements(t *testing.T) {
+	for document, want := range map[string]int64{
+		``: 0, `1`: 0, `{}`: 1, `[{},{},{}]`: 6, `{"a":"","b":""}`: 2,
+		`{"a":[1,2],"b":{"c":null}}`:      5,
+		`{"a,{[":"\",[{","b\\":",{["}`:    2,
+		`["\\",{}]`:                       3,
+		`{"a":"` + "\\\\" + `","b":[{}]}`: 4,
+	} {
+		if got := limits.CountElements([]byte(document)); got != want {
+			t.Errorf("%s: %d, want %d", document, got, want)
+		}
+	}
+}
+
+func FuzzCountElements(f *testing.F) {
+	for _, seed := range []string{`{}`, `[1,[2,{"a":"\"","b":[]}]]`, `"\\"`, `{"\u0022,":","}`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, document string) {
+		var parsed any
+		if json.Unmarshal([]byte(document), &parsed) != nil {
+			return
+		}
+		if got, values := limits.CountElements([]byte(document)), countValues(parsed); got+1 < values {
+			t.Errorf("%q: %d elements where there are %d values", document, got, values)
+		}
+	})
+}
+
+func countValues(v any) int64 {
+	n := int64(1)
+	switch v := v.(type) {
+	case []any:
+		for _, one := range v {
+			n += countValues(one)
+		}
+	case map[string]any:
+		for _, one := range v {
+			n += countValues(one)
+		}
+	}
+	return n
 }
