@@ -1,11 +1,14 @@
 package audit
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // frozen is a disk on which every write waits while it is frozen, as after
@@ -13,6 +16,7 @@ import (
 type frozen struct {
 	mu      sync.Mutex
 	thaw    chan struct{} // nil: not frozen
+	broken  bool          // writes fail
 	blocked chan struct{} // one for each write that waits
 }
 
@@ -56,6 +60,12 @@ func (d *frozen) open(path string) (file, error) {
 
 func (f frozenFile) Write(b []byte) (int, error) {
 	f.d.wait()
+	f.d.mu.Lock()
+	broken := f.d.broken
+	f.d.mu.Unlock()
+	if broken {
+		return 0, unix.EIO
+	}
 	return f.file.Write(b)
 }
 
@@ -156,6 +166,35 @@ func TestHungDiskWithRequired(t *testing.T) {
 		t.Errorf("on disk: %s, want %s", got, want)
 	}
 	told.want(t, 1, 2)
+}
+
+// A write that hung and then failed: only then is its record known to be lost.
+func TestHungDiskThatBreaksWithRequired(t *testing.T) {
+	d, dir, told := newFrozen(), t.TempDir(), new(tally)
+	l := openFrozen(t, d, told.on(Options{Dir: dir, WriteTimeout: 20 * time.Millisecond, Required: true}))
+	d.freeze()
+	for i := 1; i <= 2; i++ {
+		if err := l.Append(sample(i)); err == nil {
+			t.Fatal("append on a frozen disk: no error")
+		}
+	}
+	told.want(t, 1, 1)
+	d.mu.Lock()
+	d.broken = true
+	d.mu.Unlock()
+	d.release()
+	until(t, "the write failed", func() bool { return errors.Is(l.Fault(), unix.EIO) })
+	if err := l.Append(sample(3)); !errors.Is(err, unix.EIO) {
+		t.Errorf("append on a broken disk: %v, want EIO", err)
+	}
+	told.want(t, 2, 3)
+	d.mu.Lock()
+	d.broken = false
+	d.mu.Unlock()
+	mustAppend(t, l, 4, 4)
+	if r := mustVerify(t, dir, l.Head()); r.Lost != 3 {
+		t.Errorf("report %+v, want 3 lost", r)
+	}
 }
 
 func TestHungDiskDoesNotHoldOpenAndClose(t *testing.T) {

@@ -178,22 +178,80 @@ func TestSecondOpenerWaitsForTheFirst(t *testing.T) {
 	mustVerify(t, dir, second.Head())
 }
 
-// Once a directory is removed there is nothing to write to but a new one.
-func TestDirectoryRemovedWhileOpen(t *testing.T) {
+// Close has a last try, whenever the one before was.
+func TestCloseTriesOnceMore(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o777))
+	l := mustOpen(t, Options{Dir: dir})
+	mustAppend(t, l, 1, 1)
+	must(t, os.Chmod(dir, 0o700))
+	mustAppend(t, l, 2, 2)
+	if l.Head().Seq != 0 {
+		t.Error("the directory was tried again at once: it is more work than a write")
+	}
+	must(t, l.Close())
+	if got := pods(t, dir); got != "1 2" {
+		t.Errorf("on disk: %s, want 1 2", got)
+	}
+}
+
+// Once a directory is gone there is nothing to write to but a new one, which is to be locked.
+func TestDirectoryTakenAwayWhileOpen(t *testing.T) {
+	for name, attack := range map[string]func(t *testing.T, dir string){
+		"removed":  func(t *testing.T, dir string) { must(t, os.RemoveAll(dir)) },
+		"replaced": func(t *testing.T, dir string) { must(t, os.Rename(dir, dir+".old")); must(t, os.Mkdir(dir, 0o700)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "audit")
+			l := openSoon(t, Options{Dir: dir})
+			mustAppend(t, l, 1, 2)
+			attack(t, dir)
+			mustAppend(t, l, 3, 3)
+			until(t, "the record is written", func() bool { return l.Head().Seq >= 4 && l.Queued() == 0 })
+			if got := pods(t, dir); got != "notice 3" {
+				t.Errorf("on disk: %s, want notice 3", got)
+			}
+			if r := mustVerify(t, dir, l.Head()); r.FirstSeq != 3 {
+				t.Errorf("report %+v, want the numbers to go on", r)
+			}
+			if second := mustOpen(t, Options{Dir: dir}); !errors.Is(second.Fault(), ErrLocked) {
+				t.Errorf("the new directory is not locked: %v", second.Fault())
+			}
+		})
+	}
+}
+
+// A full disk can leave the log between two files; the directory may go meanwhile.
+func TestDirectoryRemovedBetweenFiles(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
-	l := openSoon(t, Options{Dir: dir})
-	mustAppend(t, l, 1, 2)
+	l, err := newLog(Options{Dir: dir})
+	must(t, err)
+	must(t, l.store.ready())
+	must(t, l.store.closeFile())
 	must(t, os.RemoveAll(dir))
-	mustAppend(t, l, 3, 3)
-	until(t, "the record is written", func() bool { return l.Head().Seq >= 4 && l.Queued() == 0 })
-	if got := pods(t, dir); got != "notice 3" {
-		t.Errorf("on disk: %s, want notice 3", got)
+	for range 2 {
+		err = l.store.ready()
 	}
-	if r := mustVerify(t, dir, l.Head()); r.FirstSeq != 3 {
-		t.Errorf("report %+v, want the numbers to go on", r)
+	must(t, err)
+	must(t, l.store.close())
+}
+
+// What is being written must not change: a loss that comes meanwhile needs a marker of its own.
+func TestLossWhileAMarkerIsWritten(t *testing.T) {
+	q := queue{required: true}
+	lose := func() {
+		q.push(item{body: []byte("x"), done: make(chan error, 1)})
+		if _, lost := q.release(); lost != 1 {
+			t.Fatalf("%d lost, want 1", lost)
+		}
 	}
-	if l2, err := newLog(Options{Dir: dir}); err != nil || !errors.Is(l2.store.ready(), ErrLocked) {
-		t.Error("the new directory is not locked")
+	lose()
+	lose()
+	i := q.take()
+	lose()
+	lose()
+	if q.pop(); i.lost != 2 || q.marked() != 2 || len(q.items) != 1 {
+		t.Errorf("%d written and %d still to be told in %d markers, want 2, 2 and 1", i.lost, q.marked(), len(q.items))
 	}
 }
 
