@@ -21,6 +21,7 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature/payload"
 
 	"github.com/cosentry/cosentry/verify/evidence"
+	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/policy"
 )
 
@@ -44,7 +45,8 @@ type candidate interface {
 }
 
 // candidates is all that may be a signature, in both forms. It is made once for a
-// judgement, so that however many keys are asked, each bundle is parsed once.
+// judgement, so that however many keys are asked, each bundle is parsed once. Parsed ones stay in memory until its
+// end, so together they may have no more elements than the bound: a bundle of 1 MiB takes 30 MiB if it is made for that.
 type candidates struct{ classic, bundled []candidate }
 
 func candidatesOf(ev *evidence.Evidence) candidates {
@@ -52,8 +54,15 @@ func candidatesOf(ev *evidence.Evidence) candidates {
 	for i := range ev.Signatures {
 		c.classic = append(c.classic, classic{&ev.Signatures[i]})
 	}
+	var elements int64
 	for i := range ev.Bundles {
-		c.bundled = append(c.bundled, &bundled{Bundle: &ev.Bundles[i]})
+		b := &bundled{Bundle: &ev.Bundles[i]}
+		if n := limits.CountElements(b.Raw); limits.Elements.Check(elements+n) == nil {
+			elements += n
+		} else {
+			b.parsed = true // and is none
+		}
+		c.bundled = append(c.bundled, b)
 	}
 	return c
 }
@@ -136,7 +145,7 @@ func claimsToBeASignature(raw []byte) error {
 type bundled struct {
 	*evidence.Bundle
 	parsed bool
-	bundle *bundle.Bundle // nil if it is none, once parsed
+	bundle *bundle.Bundle // nil if it is none or too large, once parsed
 }
 
 func (*bundled) form() string { return "bundle" }

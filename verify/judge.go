@@ -2,14 +2,13 @@ package verify
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/policy"
-	"github.com/cosentry/cosentry/verify/rescue"
 )
 
 // needsEvidence reports whether some policy can only be judged on signatures. A
@@ -115,21 +114,57 @@ func judgePolicy(ctx context.Context, p *policy.Policy, ev *evidence.Evidence, f
 	var reasons []string
 	for i := range p.Authorities {
 		a := judgeAuthority(ctx, &p.Authorities[i], ev, found)
-		r.Authorities = append(r.Authorities, a)
+		a.Reason = cut(a.Reason, maxAuthorityReason)
 		if a.Passed {
 			r.Passed = true
 		} else {
+			if len(reasons) >= maxExplained {
+				a.Reason = ""
+			}
 			reasons = append(reasons, a.Reason)
 		}
+		r.Authorities = append(r.Authorities, a)
 	}
 	switch {
 	case r.Passed:
 	case len(p.Authorities) == 0:
 		r.Reason = "it names no authority"
 	default:
-		r.Reason = strings.Join(reasons, "; ")
+		r.Reason = joined(reasons)
 	}
 	return r
+}
+
+// What a refusal says is bounded, because thousands are kept in the cache and a registry has its part in the words.
+const (
+	maxReason          = 1 << 10 // bytes, of a policy
+	maxAuthorityReason = 512     // bytes
+	maxExplained       = 16      // authorities of one policy that failed
+)
+
+// joined puts as many of the reasons as there is room for into one sentence, and says how many are left out.
+func joined(reasons []string) string {
+	const more = len("; … and 0000000 more")
+	var words strings.Builder
+	for i, reason := range reasons {
+		if i >= maxExplained || words.Len()+len("; ")+len(reason)+more > maxReason {
+			fmt.Fprintf(&words, "; … and %d more", len(reasons)-i)
+			break
+		}
+		if i > 0 {
+			words.WriteString("; ")
+		}
+		words.WriteString(reason)
+	}
+	return words.String()
+}
+
+// cut ends a text that is too long where a character ends.
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most-len("…")], "") + "…"
 }
 
 func judgeAuthority(ctx context.Context, a *policy.Authority, ev *evidence.Evidence, found candidates) AuthorityResult {
@@ -203,11 +238,19 @@ func countWords(found, otherDigest, otherUse int) string {
 // something about the way there. Where several errors are joined all must; one
 // that is not known here is none, so that it is never kept as a refusal.
 func definite(err error) bool {
-	for _, passing := range []error{evidence.ErrUnavailable, evidence.ErrUnauthorized, rescue.ErrPanicked, context.DeadlineExceeded, context.Canceled} {
-		if errors.Is(err, passing) {
-			return false
-		}
+	switch err {
+	case evidence.ErrMismatch, evidence.ErrNotFound:
+		return true
 	}
-	var exceeded *limits.Exceeded
-	return errors.As(err, &exceeded) || errors.Is(err, evidence.ErrMismatch) || errors.Is(err, evidence.ErrNotFound)
+	switch e := err.(type) {
+	case *limits.Exceeded:
+		return true
+	case interface{ Unwrap() error }:
+		cause := e.Unwrap()
+		return cause != nil && definite(cause)
+	case interface{ Unwrap() []error }:
+		causes := e.Unwrap()
+		return len(causes) > 0 && !slices.ContainsFunc(causes, func(cause error) bool { return !definite(cause) })
+	}
+	return false
 }

@@ -58,7 +58,7 @@ type PolicyResult struct {
 	Policy string `json:"policy"`
 	Mode   string `json:"mode"` // enforce or warn
 	Passed bool   `json:"passed"`
-	// Reason says in one sentence why the policy failed; empty if it passed.
+	// Reason says in one sentence of at most 1 KiB why the policy failed; empty if it passed.
 	Reason      string            `json:"reason,omitempty"`
 	Authorities []AuthorityResult `json:"authorities"`
 }
@@ -79,7 +79,8 @@ type AuthorityResult struct {
 	// Kind is "key" or "static".
 	Kind   string `json:"kind"`
 	Passed bool   `json:"passed"`
-	// Reason says why the authority did not pass.
+	// Reason says in at most 512 bytes why the authority did not pass. It is empty if it passed, and past the first
+	// 16 of a policy that did not.
 	Reason string `json:"reason,omitempty"`
 	// KeyFingerprint names the key that signed, "SHA256:<hex>" of its SPKI DER.
 	KeyFingerprint string `json:"keyFingerprint,omitempty"`

@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -8,7 +9,7 @@ import (
 )
 
 // severalErrors is what errors.Join makes, but for words that end up in a pod's events and in a line of a log: it is
-// one line, and of causes that read the same it shows one. errors.Is and errors.As find every cause.
+// one line, of causes that read the same it shows one, and it is short. errors.Is and errors.As find every cause.
 type severalErrors struct{ causes []error }
 
 // join is nil if all of errs are, and the one error if there is only one.
@@ -32,14 +33,50 @@ func join(errs ...error) error {
 
 func (s *severalErrors) Unwrap() []error { return s.causes }
 
+// maxSeveral is how long the words of several errors, or of what is incomplete, may be, in bytes. A registry can be the
+// cause of hundreds of errors, and their words are kept with each verdict that they shaped.
+const maxSeveral = 512
+
 func (s *severalErrors) Error() string {
+	const more = len("; … and 0000000 more")
 	var words []string
-	for _, err := range s.causes {
-		if text := err.Error(); !slices.Contains(words, text) {
-			words = append(words, text)
+	length := 0
+	for i, err := range s.boundsFirst() {
+		text := err.Error()
+		if slices.Contains(words, text) {
+			continue
 		}
+		if i == 0 {
+			text = cut(text, maxSeveral-more)
+		}
+		if length += len("; ") + len(text); i > 0 && length+more > maxSeveral {
+			words = append(words, fmt.Sprintf("… and %d more", len(s.causes)-i))
+			break
+		}
+		words = append(words, text)
 	}
 	return strings.Join(words, "; ")
+}
+
+// boundsFirst orders the causes so that a bound that was met is named, however many others there are.
+func (s *severalErrors) boundsFirst() []error {
+	var bounds, others []error
+	for _, err := range s.causes {
+		if isExceeded(err) {
+			bounds = append(bounds, err)
+		} else {
+			others = append(others, err)
+		}
+	}
+	return append(bounds, others...)
+}
+
+// cut ends a text that is too long where a character ends.
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most-len("…")], "") + "…"
 }
 
 // incompleteError is why evidence about a digest may not be all there is. Whoever shows it has named the digest, so it
@@ -63,7 +100,7 @@ const shortDigest = 12
 
 func (e *incompleteError) Error() string {
 	whole := e.subject.Encoded()
-	return strings.NewReplacer("\n", "; ", whole, whole[:shortDigest]+"…").Replace(e.cause.Error())
+	return cut(strings.NewReplacer("\n", "; ", whole, whole[:shortDigest]+"…").Replace(e.cause.Error()), maxSeveral)
 }
 
 func (e *incompleteError) Unwrap() error { return e.cause }

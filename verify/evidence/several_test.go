@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
@@ -46,5 +47,28 @@ func TestNoErrorsAreNone(t *testing.T) {
 	}
 	if err := join(nil, ErrNotFound); err != ErrNotFound {
 		t.Errorf("one became %v", err)
+	}
+}
+
+// TestWordsOfManyErrorsAreFew: a registry that lists 128 referrers and has none of them once had 40 KiB kept with each
+// verdict. What bound was met is said all the same.
+func TestWordsOfManyErrorsAreFew(t *testing.T) {
+	d := digest.FromString("the image")
+	var all []error
+	for i := range 128 {
+		all = append(all, fmt.Errorf("%w: GET r.example/v2/app/manifests/%s", ErrNotFound, digest.FromString(fmt.Sprint(i))))
+	}
+	text := incomplete(d, join(all...)).Error()
+	if len(text) > 512 || !strings.Contains(text, ErrNotFound.Error()) || !strings.HasSuffix(text, "… and 125 more") {
+		t.Errorf("%d bytes: %s", len(text), text)
+	}
+	text = incomplete(d, join(all...), &limits.Exceeded{Bound: limits.Signatures}).Error()
+	if len(text) > 512 || !strings.Contains(text, limits.Signatures.String()) || !strings.Contains(text, ErrNotFound.Error()) {
+		t.Errorf("%d bytes: %s", len(text), text)
+	}
+	for _, long := range []error{errors.New(strings.Repeat("ü", 1000)), join(errors.New(strings.Repeat("ü", 1000)), ErrNotFound)} {
+		if text = incomplete(d, long).Error(); len(text) > 512 || !utf8.ValidString(text) {
+			t.Errorf("%d bytes: %q", len(text), text)
+		}
 	}
 }

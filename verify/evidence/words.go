@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"strconv"
-	"strings"
 
 	"github.com/cosentry/cosentry/verify/limits"
 )
@@ -17,7 +16,7 @@ const maxWords = 200
 // escape makes foreign text safe to show: no control characters, and not long.
 func escape(s string) string {
 	if len(s) > maxWords {
-		s = strings.ToValidUTF8(s[:maxWords], "") + "…"
+		s = cut(s, maxWords)
 	}
 	quoted := strconv.Quote(s)
 	return quoted[1 : len(quoted)-1]
