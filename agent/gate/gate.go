@@ -125,7 +125,7 @@ func (g *Gate) settle(r request, v verify.Verdict, err error) error {
 		refusal = nil
 	}
 	if aerr := g.o.Recorder.Append(g.record(r, v, err, decision)); aerr != nil {
-		g.o.Log.Error("audit record not written", "action", r.action, "image", r.image, "decision", decision, "error", aerr)
+		// The log has told its own trouble.
 		if refusal == nil && !g.o.Observe {
 			refusal, decision = unrecorded(r, aerr), audit.DecisionError
 		}
