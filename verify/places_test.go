@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -44,10 +45,11 @@ func TestImagesAskedAboutAtOnce(t *testing.T) {
 			t.Fatal("not all were asked about")
 		}
 	}
-	_, err := v.Verify(context.Background(), appSubject())
-	checkUndecided(t, err, evidence.ErrUnavailable, "signed")
-	if !strings.Contains(err.Error(), "too many other images") {
-		t.Errorf("%v; want the cause named", err)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_, err := v.Verify(ctx, appSubject())
+	if !errors.Is(err, evidence.ErrUnavailable) || !strings.Contains(err.Error(), "too many other images") {
+		t.Errorf("%v; want that there was no place", err)
 	}
 	if n := s.calls.Load(); n != int64(most) {
 		t.Errorf("%d were asked about at once, want %d", n, most)

@@ -4,9 +4,56 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 )
+
+const (
+	// maxAuthorizers bounds for how many hosts and credentials tokens are kept, on the whole node.
+	maxAuthorizers = 128
+	// maxScopes bounds for how many repositories one of containerd's authorizers keeps a token. It never drops one, and
+	// pods choose the names: 300 pulls that failed once filled 500 MiB.
+	maxScopes = 16
+	// maxChallenge is the size of a challenge, in bytes. It is kept with the tokens.
+	maxChallenge = 8 << 10
+)
+
+type authorizerKey struct {
+	host        *endpoint
+	credentials string // their fingerprint
+}
+
+// keptAuthorizer is one that is kept from one question to the next, until it has seen too many scopes.
+type keptAuthorizer struct {
+	docker.Authorizer
+	scopes map[string]bool // guarded by the endpoint's mu
+}
+
+// authorizer gives the one that keeps the tokens for these credentials.
+func (ep *endpoint) authorizer(c Credentials, scope string) docker.Authorizer {
+	key := authorizerKey{ep, c.Fingerprint()}
+	ep.mu.Lock()
+	defer ep.mu.Unlock()
+	a, ok := ep.authorizers.Get(key)
+	if !ok || !a.scopes[scope] && len(a.scopes) >= maxScopes {
+		a = &keptAuthorizer{ep.newAuthorizer(c), map[string]bool{}}
+		ep.authorizers.Add(key, a)
+	}
+	a.scopes[scope] = true
+	return a
+}
+
+// forget drops an authorizer that failed. containerd's remembers a failed token request, and a token without an
+// expiry, for as long as it lives; there it lives for one pull, here it would refuse forever.
+func (ep *endpoint) forget(c Credentials, failed docker.Authorizer) {
+	key := authorizerKey{ep, c.Fingerprint()}
+	ep.mu.Lock()
+	defer ep.mu.Unlock()
+	if a, ok := ep.authorizers.Peek(key); ok && a == failed {
+		ep.authorizers.Remove(key)
+	}
+}
 
 // newAuthorizer makes the one that answers the host's challenges with these credentials: containerd's own, except for
 // a registry token, for which that has no way.
@@ -50,6 +97,11 @@ func (o *oneAtATime) Authorize(ctx context.Context, req *http.Request) error {
 }
 
 func (o *oneAtATime) AddResponses(ctx context.Context, responses []*http.Response) error {
+	for _, resp := range responses {
+		if len(strings.Join(resp.Header.Values("WWW-Authenticate"), "")) > maxChallenge {
+			return errors.New("the challenge is too long")
+		}
+	}
 	return o.take(ctx, func() error { return o.Authorizer.AddResponses(ctx, responses) })
 }
 

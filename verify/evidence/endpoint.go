@@ -13,8 +13,8 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-// maxAuthorizers bounds how many different credentials one host's tokens are kept for.
-const maxAuthorizers = 256
+// maxAccepted bounds for how many repositories and credentials it is remembered what a host took.
+const maxAccepted = 256
 
 // endpoint is one host to ask for one registry name, with what was learnt about it.
 type endpoint struct {
@@ -23,8 +23,8 @@ type endpoint struct {
 	agent    string
 	observe  func(host, operation string, code int, d time.Duration, err error)
 
-	// authorizers hold tokens, by the credentials' fingerprint.
-	authorizers *lru.Cache[string, docker.Authorizer]
+	// authorizers hold tokens, of all hosts.
+	authorizers *lru.Cache[authorizerKey, *keptAuthorizer]
 	// accepted remembers which credentials the host took for a repository, so that refused ones are not tried
 	// first each time.
 	accepted *lru.Cache[acceptedKey, string]
@@ -36,16 +36,22 @@ type endpoint struct {
 
 type acceptedKey struct{ repository, request string }
 
-func newEndpoint(host docker.RegistryHost, registry, agent string, observe func(string, string, int, time.Duration, error)) (*endpoint, error) {
-	authorizers, err := lru.New[string, docker.Authorizer](maxAuthorizers)
-	if err != nil {
-		return nil, fmt.Errorf("making the cache of tokens: %w", err)
-	}
-	accepted, err := lru.New[acceptedKey, string](maxAuthorizers)
+func (h *hostSets) newEndpoint(host docker.RegistryHost, registry string) (*endpoint, error) {
+	accepted, err := lru.New[acceptedKey, string](maxAccepted)
 	if err != nil {
 		return nil, fmt.Errorf("making the cache of accepted credentials: %w", err)
 	}
-	return &endpoint{RegistryHost: host, registry: registry, agent: agent, observe: observe, authorizers: authorizers, accepted: accepted}, nil
+	return &endpoint{RegistryHost: host, registry: registry, agent: h.agent, observe: h.observe, authorizers: h.authorizers, accepted: accepted}, nil
+}
+
+// close gives up what is kept for the host: connections, and tokens.
+func (ep *endpoint) close() {
+	ep.Client.CloseIdleConnections()
+	for _, key := range ep.authorizers.Keys() {
+		if key.host == ep {
+			ep.authorizers.Remove(key)
+		}
+	}
 }
 
 // isMirror says whether the host stands in for another, and must be told for which.
@@ -80,30 +86,6 @@ func (ep *endpoint) request(ctx context.Context, method string, u *url.URL, acce
 		req.Header.Set("User-Agent", ep.agent)
 	}
 	return req, nil
-}
-
-// authorizer gives the one that keeps the tokens for these credentials.
-func (ep *endpoint) authorizer(c Credentials) docker.Authorizer {
-	key := c.Fingerprint()
-	ep.mu.Lock()
-	defer ep.mu.Unlock()
-	if a, ok := ep.authorizers.Get(key); ok {
-		return a
-	}
-	a := ep.newAuthorizer(c)
-	ep.authorizers.Add(key, a)
-	return a
-}
-
-// forget drops an authorizer that failed. containerd's remembers a failed token request, and a token without an
-// expiry, for as long as it lives; there it lives for one pull, here it would refuse forever.
-func (ep *endpoint) forget(c Credentials, failed docker.Authorizer) {
-	key := c.Fingerprint()
-	ep.mu.Lock()
-	defer ep.mu.Unlock()
-	if a, ok := ep.authorizers.Peek(key); ok && a == failed {
-		ep.authorizers.Remove(key)
-	}
 }
 
 // canPull says whether the host is trusted with content by digest.

@@ -39,9 +39,9 @@ type hostSet struct {
 	born      time.Time
 }
 
-func (s *hostSet) closeIdle() {
+func (s *hostSet) close() {
 	for _, ep := range s.endpoints {
-		ep.Client.CloseIdleConnections()
+		ep.close()
 	}
 }
 
@@ -54,16 +54,22 @@ type hostSets struct {
 	log     *slog.Logger
 	now     func() time.Time
 
+	authorizers *lru.Cache[authorizerKey, *keptAuthorizer]
+
 	mu   sync.Mutex
 	sets *lru.Cache[string, *hostSet]
 }
 
 func newHostSets(o Options) (*hostSets, error) {
-	sets, err := lru.NewWithEvict(maxHostSets, func(_ string, s *hostSet) { s.closeIdle() })
+	sets, err := lru.NewWithEvict(maxHostSets, func(_ string, s *hostSet) { s.close() })
 	if err != nil {
 		return nil, fmt.Errorf("making the cache of hosts: %w", err)
 	}
-	h := &hostSets{agent: o.UserAgent, observe: o.Observe, log: o.Log, now: time.Now, sets: sets}
+	authorizers, err := lru.New[authorizerKey, *keptAuthorizer](maxAuthorizers)
+	if err != nil {
+		return nil, fmt.Errorf("making the cache of tokens: %w", err)
+	}
+	h := &hostSets{agent: o.UserAgent, observe: o.Observe, log: o.Log, now: time.Now, authorizers: authorizers, sets: sets}
 	for _, dir := range filepath.SplitList(o.HostsDir) {
 		if dir != "" {
 			h.dirs = append(h.dirs, dir)
@@ -76,6 +82,7 @@ func newHostSets(o Options) (*hostSets, error) {
 func (h *hostSets) get(registry string) (*hostSet, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.sweep()
 	dir, err := h.dir(registry)
 	if err != nil {
 		return nil, fmt.Errorf("looking for the host configuration of %s: %w", registry, err)
@@ -85,7 +92,7 @@ func (h *hostSets) get(registry string) (*hostSet, error) {
 		return nil, fmt.Errorf("reading the host configuration of %s: %w", registry, err)
 	}
 	old, found := h.sets.Get(registry)
-	if found && old.stamp == stamp && h.now().Sub(old.born) < hostSetAge {
+	if found && old.stamp == stamp {
 		return old, nil
 	}
 	set, err := h.build(registry, dir)
@@ -94,10 +101,21 @@ func (h *hostSets) get(registry string) (*hostSet, error) {
 	}
 	set.stamp, set.born = stamp, h.now()
 	if found {
-		old.closeIdle()
+		old.close()
 	}
 	h.sets.Add(registry, set)
 	return set, nil
+}
+
+// sweep drops the sets that are too old, also those of registries that nobody asks for again: a name that was tried
+// once must not hold its tokens for as long as the agent runs.
+func (h *hostSets) sweep() {
+	now := h.now()
+	for _, registry := range h.sets.Keys() {
+		if set, ok := h.sets.Peek(registry); ok && now.Sub(set.born) >= hostSetAge {
+			h.sets.Remove(registry)
+		}
+	}
 }
 
 // dir finds the folder as containerd does: the first of the roots that has one for the host or a _default.
@@ -155,14 +173,22 @@ func (h *hostSets) build(registry, dir string) (*hostSet, error) {
 	}
 	set := &hostSet{}
 	for _, host := range hosts {
-		g.allow(&url.URL{Host: host.Host})
-		ep, err := newEndpoint(host, registry, h.agent, h.observe)
+		if isOwners(dir, registry, host.Host) {
+			g.allow(&url.URL{Host: host.Host})
+		}
+		ep, err := h.newEndpoint(host, registry)
 		if err != nil {
 			return nil, err
 		}
 		set.endpoints = append(set.endpoints, ep)
 	}
 	return set, nil
+}
+
+// isOwners says whether a host of the set for a registry stands in the owner's configuration. Without a folder of its
+// own the last host of a set is the registry's name, which is the word of a pod's author.
+func isOwners(dir, registry, host string) bool {
+	return dir != "" && (filepath.Base(dir) != "_default" || host != registry)
 }
 
 // with gives the hosts that are trusted with all of these operations.

@@ -101,7 +101,7 @@ func (ep *endpoint) send(ctx context.Context, q *ask, c Credentials) (*answer, e
 	ctx = docker.WithScope(ctx, q.scope)
 	var noToken error
 	answered := false
-	auth := ep.authorizer(c) // kept through the rounds: others may drop it meanwhile, and with it the challenge
+	auth := ep.authorizer(c, q.scope) // kept through the rounds: others may drop it meanwhile, and with it the challenge
 	for range 3 {
 		req, authorized, err := ep.authorize(ctx, q, auth)
 		if err != nil {
@@ -110,7 +110,7 @@ func (ep *endpoint) send(ctx context.Context, q *ask, c Credentials) (*answer, e
 				return nil, err
 			}
 			noToken = err // maybe a failure that was remembered
-			auth = ep.authorizer(c)
+			auth = ep.authorizer(c, q.scope)
 			continue
 		}
 		noToken = nil
@@ -126,7 +126,7 @@ func (ep *endpoint) send(ctx context.Context, q *ask, c Credentials) (*answer, e
 		}
 		if authorized {
 			ep.forget(c, auth)
-			auth = ep.authorizer(c)
+			auth = ep.authorizer(c, q.scope)
 		}
 		// A challenge by a host that a redirect led to is not answered: the credentials are not for it.
 		if answered || resp.Request.URL.Host != ep.Host || auth.AddResponses(ctx, []*http.Response{resp}) != nil {

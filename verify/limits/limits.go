@@ -38,7 +38,8 @@ const (
 	ReferrerPages
 	// Redirects is how many redirects one request follows.
 	Redirects
-	// Token is the size of a token service's answer.
+	// Token is the size of a token service's answer. Tokens are kept, and the answer is written by whoever a registry
+	// names as its token service.
 	Token
 	// Parallel is how many requests one question has under way at once. It is a width, never an error.
 	Parallel
@@ -58,7 +59,7 @@ var bounds = [...]struct {
 	Referrers:     {"number of referrers", "referrers", 128},
 	ReferrerPages: {"pages of referrers", "pages", 16},
 	Redirects:     {"redirects", "redirects", 5},
-	Token:         {"token answer size", "bytes", 1 << 20},
+	Token:         {"token answer size", "bytes", 64 << 10},
 	Parallel:      {"requests at once", "requests", 8},
 	Questions:     {"images asked about at once", "images", 16},
 }
