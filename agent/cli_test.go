@@ -287,6 +287,19 @@ func TestMisspeltCommandFails(t *testing.T) {
 	}
 }
 
+// TestDefaultsAreAnnounced: an agent whose settings file was lost must not look like one that has it.
+func TestDefaultsAreAnnounced(t *testing.T) {
+	var log bytes.Buffer
+	if _, _, err := settingsForRun("", &log); err != nil || !strings.Contains(log.String(), "built-in defaults") || !strings.Contains(log.String(), defaultConfig) {
+		t.Errorf("%v: %s", err, &log)
+	}
+	log.Reset()
+	config, _ := newNode(t, nil)
+	if _, _, err := settingsForRun(config, &log); err != nil || log.Len() > 0 {
+		t.Errorf("%v: %s", err, &log)
+	}
+}
+
 func TestNoAuditLogYet(t *testing.T) {
 	config, dir := newNode(t, nil)
 	for _, args := range [][]string{{"audit", "verify"}, {"audit", "tail"}} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -31,25 +32,35 @@ readiness is reported.`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			hangups := surviveSignals()
+			spareMemory()
 			path, err := settingsPath(cmd)
 			if err != nil {
 				return err
 			}
-			c, err := config.Load(path)
-			var faulty *config.FaultyError
-			if errors.As(err, &faulty) {
-				return fmt.Errorf("%w\nno agent starts with these settings; once they are mended, see: cosentry config check %s", err, path)
-			}
+			c, log, err := settingsForRun(path, os.Stderr)
 			if err != nil {
 				return err
-			}
-			log := newLog(c.Log)
-			if path == "" {
-				log.Warn("there is no settings file: the built-in defaults are in use", "file", defaultConfig)
 			}
 			return run(cmd.Context(), c, log, hangups)
 		},
 	}
+}
+
+// settingsForRun reads the settings at path and makes the log, on w, that they ask for.
+func settingsForRun(path string, w io.Writer) (config.Config, *slog.Logger, error) {
+	c, err := config.Load(path)
+	var faulty *config.FaultyError
+	if errors.As(err, &faulty) {
+		return c, nil, fmt.Errorf("%w\nno agent starts with these settings; once they are mended, see: cosentry config check %s", err, path)
+	}
+	if err != nil {
+		return c, nil, err
+	}
+	log := newLog(c.Log, w)
+	if path == "" {
+		log.Warn("there is no settings file: the built-in defaults are in use", "file", defaultConfig)
+	}
+	return c, log, nil
 }
 
 // surviveSignals keeps the process alive where it would die for no good reason, from now until
@@ -102,6 +113,7 @@ func (a *agent) serve(ctx context.Context, listener net.Listener, hangups <-chan
 	group.Go(func() error { return a.proxy.Serve(ctx, listener) })
 	group.Go(func() error { return a.policies.Watch(ctx, hangups) })
 	group.Go(func() error { a.images.Watch(ctx); return nil })
+	group.Go(func() error { giveMemoryBack(ctx, giveBackEvery); return nil })
 	if c.HTTP.Address != "" {
 		group.Go(func() error {
 			return sight.Serve(ctx, c.HTTP.Address, sight.Sources{Metrics: a.metrics.Handler(), Ready: a.ready, Status: a.status}, log)
