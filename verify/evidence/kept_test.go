@@ -72,18 +72,18 @@ func TestTokenAndChallengeAreBounded(t *testing.T) {
 		t.Errorf("a token that is too long: %v", err)
 	}
 
-	asked := false
+	var asked atomic.Bool
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/token" {
-			asked = true
+			asked.Store(true)
 		}
 		w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token",service="%s"`, r.Host, strings.Repeat("x", maxChallenge)))
 		w.WriteHeader(http.StatusUnauthorized)
 	}))
 	defer srv.Close()
 	_, err = must(New(Options{})).Resolve(context.Background(), strings.TrimPrefix(srv.URL, "http://")+"/app", "1", Credentials{})
-	if !errors.Is(err, ErrUnauthorized) || asked {
-		t.Errorf("a challenge that is too long: %v, answered: %v", err, asked)
+	if !errors.Is(err, ErrUnauthorized) || asked.Load() {
+		t.Errorf("a challenge that is too long: %v, answered: %v", err, asked.Load())
 	}
 }
 
