@@ -33,7 +33,6 @@ func tokenRegistry(t *testing.T, size int, challenges *atomic.Int64) (host strin
 			http.NotFound(w, r)
 		}
 	}))
-	srv.Config.MaxHeaderBytes = 1 << 20
 	t.Cleanup(srv.Close)
 	return strings.TrimPrefix(srv.URL, "http://")
 }
