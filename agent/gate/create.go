@@ -114,17 +114,48 @@ func written(spec *runtimeapi.ImageSpec) string {
 	return spec.GetImage()
 }
 
+// names are the references in one ImageSpec. One that is an image ID is nil.
+type names struct {
+	// written is what a person wrote. Policies are asked by it.
+	written *Reference
+	// acted is what the runtime would act on, if that is another name. It must not contradict what is here.
+	acted *Reference
+}
+
+// namesIn parses each name once: this is most of the time of a warm decision.
+func namesIn(written string, spec *runtimeapi.ImageSpec) (n names, err error) {
+	parse := func(s string) *Reference {
+		if err != nil || node.IsID(s) {
+			return nil
+		}
+		var ref Reference
+		ref, err = ParseReference(s)
+		return &ref
+	}
+	if acted := spec.GetImage(); acted != written {
+		n.acted = parse(acted)
+	}
+	n.written = parse(written)
+	return n, err
+}
+
+// repository is where the written name's own manifests are.
+func (n names) repository() string {
+	if n.written == nil {
+		return ""
+	}
+	return n.written.Repository
+}
+
 // judgeCreate judges what is on the node for spec and returns its ID.
 func (g *Gate) judgeCreate(ctx context.Context, r request, spec *runtimeapi.ImageSpec) (v verify.Verdict, id string, err error) {
-	// The reference that the runtime would act on, whatever name stands beside it.
-	if !node.IsID(spec.GetImage()) {
-		if _, err := ParseReference(spec.GetImage()); err != nil {
-			return v, "", err
-		}
+	n, err := namesIn(r.image, spec)
+	if err != nil {
+		return v, "", err
 	}
-	v, id, err = g.judgeHere(ctx, r, spec, false)
+	v, id, err = g.judgeHere(ctx, r, spec, n, false)
 	if errors.Is(err, errStale) {
-		v, id, err = g.judgeHere(ctx, r, spec, true)
+		v, id, err = g.judgeHere(ctx, r, spec, n, true)
 	}
 	return v, id, err
 }
@@ -133,51 +164,38 @@ func (g *Gate) judgeCreate(ctx context.Context, r request, spec *runtimeapi.Imag
 // node should be asked again before anything is refused.
 var errStale = errors.New("refused on a remembered look-up")
 
-func (g *Gate) judgeHere(ctx context.Context, r request, spec *runtimeapi.ImageSpec, fresh bool) (verify.Verdict, string, error) {
-	repository := ""
-	if ref, err := ParseReference(r.image); err == nil {
-		repository = ref.Repository
-	}
-	img, remembered, err := g.o.Images.Lookup(ctx, spec, repository, fresh)
+func (g *Gate) judgeHere(ctx context.Context, r request, spec *runtimeapi.ImageSpec, n names, fresh bool) (verify.Verdict, string, error) {
+	img, remembered, err := g.o.Images.Lookup(ctx, spec, n.repository(), fresh)
 	if err != nil {
 		return verify.Verdict{}, "", err
 	}
-	v, err := g.judgeImage(ctx, r, spec, img)
+	v, err := g.judgeImage(ctx, r, n, img)
 	if remembered && (err != nil || !v.Allowed) && !v.Cached {
 		return v, "", errStale
 	}
 	return v, img.ID, err
 }
 
-// judgeImage judges img under the name its user wrote. The name that the runtime would act
-// on must not contradict what is here either.
-func (g *Gate) judgeImage(ctx context.Context, r request, spec *runtimeapi.ImageSpec, img node.Image) (verify.Verdict, error) {
+// judgeImage judges img under the name its user wrote.
+func (g *Gate) judgeImage(ctx context.Context, r request, n names, img node.Image) (verify.Verdict, error) {
 	if img.Checkpoint {
 		return verify.Verdict{}, refuse("it is a checkpoint, from which a runtime would restore a process and pull its base image unjudged")
 	}
-	if acted := spec.GetImage(); acted != r.image && !node.IsID(acted) {
-		ref, err := ParseReference(acted)
-		if err != nil {
-			return verify.Verdict{}, err
-		}
-		if _, err := candidates(ref, img); err != nil {
+	if n.acted != nil {
+		if _, err := candidates(*n.acted, img); err != nil {
 			return verify.Verdict{}, err
 		}
 	}
-	if node.IsID(r.image) {
+	if n.written == nil {
 		return g.judgeNames(ctx, r, img)
-	}
-	ref, err := ParseReference(r.image)
-	if err != nil {
-		return verify.Verdict{}, err
 	}
 	// A truncated ID reads like a name: "sha256:0a1b2c" is an image of Docker Hub to
 	// whoever matches policies, and to the runtime it is the first image whose ID begins so.
 	// It would have any image judged by the rules for another.
-	if len(img.Manifests) > 0 && !slices.ContainsFunc(img.Names, ref.sameRepository) {
+	if len(img.Manifests) > 0 && !slices.ContainsFunc(img.Names, n.written.sameRepository) {
 		return verify.Verdict{}, refuse("the image on this node does not go by that name" + otherNames(img) + "; write its name in full")
 	}
-	return g.judgeManifests(ctx, r, ref, img, evidence.Credentials{})
+	return g.judgeManifests(ctx, r, *n.written, img, evidence.Credentials{})
 }
 
 // otherNames tells by which name an image goes.
