@@ -159,15 +159,16 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 	if st.set == nil {
 		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%w: %w", ErrNoPolicy, st.err)}
 	}
-	if err := s.Digest.Validate(); err != nil || s.Digest.Algorithm() != digest.SHA256 {
-		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%.100q is not a sha256 digest", s.Digest)}
-	}
 	k := keyOf(s, st.set.Revision())
 	if verdict, ok := v.cache.get(k, s.Credentials, v.now()); ok {
 		v.observeCache(true)
 		return verdict, nil
 	}
 	v.observeCache(false)
+	// Only after the look-up: nothing is in the cache under another digest.
+	if err := s.Digest.Validate(); err != nil || s.Digest.Algorithm() != digest.SHA256 {
+		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%.100q is not a sha256 digest", s.Digest)}
+	}
 
 	// One verification at a time for each key, however many ask. It outlives the caller that
 	// started it, so that one pod's cancellation does not fail the others; credentials are part of

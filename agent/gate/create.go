@@ -122,14 +122,14 @@ type names struct {
 	acted *Reference
 }
 
-// namesIn parses each name once: this is most of the time of a warm decision.
-func namesIn(written string, spec *runtimeapi.ImageSpec) (n names, err error) {
+// namesIn parses each name once.
+func (g *Gate) namesIn(written string, spec *runtimeapi.ImageSpec) (n names, err error) {
 	parse := func(s string) *Reference {
 		if err != nil || node.IsID(s) {
 			return nil
 		}
 		var ref Reference
-		ref, err = ParseReference(s)
+		ref, err = g.parse(s)
 		return &ref
 	}
 	if acted := spec.GetImage(); acted != written {
@@ -149,7 +149,7 @@ func (n names) repository() string {
 
 // judgeCreate judges what is on the node for spec and returns its ID.
 func (g *Gate) judgeCreate(ctx context.Context, r request, spec *runtimeapi.ImageSpec) (v verify.Verdict, id string, err error) {
-	n, err := namesIn(r.image, spec)
+	n, err := g.namesIn(r.image, spec)
 	if err != nil {
 		return v, "", err
 	}
@@ -215,7 +215,7 @@ func (g *Gate) judgeNames(ctx context.Context, r request, img node.Image) (v ver
 		if i == maxManifests {
 			break
 		}
-		ref, perr := ParseReference(name)
+		ref, perr := g.parse(name)
 		if perr != nil {
 			continue
 		}

@@ -23,6 +23,7 @@ import (
 	"log/slog"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -79,7 +80,15 @@ type Options struct {
 }
 
 // Gate implements criproxy.Gate.
-type Gate struct{ o Options }
+type Gate struct {
+	o Options
+	// parsed remembers references that were understood: the same pods come again and again, and
+	// two libraries' regular expressions would be a third of a warm decision.
+	parsed *lru.Cache[string, Reference]
+}
+
+// maxParsed bounds the references remembered, each of at most maxReference bytes.
+const maxParsed = 1024
 
 var _ criproxy.Gate = (*Gate)(nil)
 
@@ -94,7 +103,23 @@ func New(o Options) (*Gate, error) {
 	if o.Decided == nil {
 		o.Decided = func(string, string, time.Duration) {}
 	}
-	return &Gate{o}, nil
+	parsed, err := lru.New[string, Reference](maxParsed)
+	if err != nil {
+		return nil, err
+	}
+	return &Gate{o, parsed}, nil
+}
+
+// parse is ParseReference with a memory.
+func (g *Gate) parse(s string) (Reference, error) {
+	if ref, ok := g.parsed.Get(s); ok {
+		return ref, nil
+	}
+	ref, err := ParseReference(s)
+	if err == nil {
+		g.parsed.Add(s, ref)
+	}
+	return ref, err
 }
 
 // request is one image in one call, on its way to a decision.
