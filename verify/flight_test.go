@@ -215,3 +215,24 @@ func TestACallersOwnTimeEndsItsWait(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// A question that outlives its asker holds one of the places that all images share, so one whose time is up asks
+// none: a single create of an image with many manifests could take them all.
+func TestACallerWhoseTimeIsUpStartsNothing(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	src := &source{fetch: func(context.Context, string, digest.Digest, evidence.Credentials) (*evidence.Evidence, error) {
+		asked <- struct{}{}
+		return nil, evidence.ErrUnavailable
+	}}
+	v := newVerifier(t, src, byKey("P-256"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := v.Verify(ctx, appSubject()); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	select {
+	case <-asked:
+		t.Error("the registry was asked for nobody")
+	case <-time.After(50 * time.Millisecond):
+	}
+}

@@ -170,6 +170,11 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%.100q is not a sha256 digest", s.Digest)}
 	}
 
+	// A caller whose time is up must not start what would outlive it and hold a place.
+	if ctx.Err() != nil {
+		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%w: %w", evidence.ErrUnavailable, context.Cause(ctx))}
+	}
+
 	// One verification at a time for each key, however many ask. It outlives the caller that
 	// started it, so that one pod's cancellation does not fail the others; credentials are part of
 	// the key, so that nobody waits on an answer obtained with another's.

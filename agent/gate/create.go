@@ -212,7 +212,7 @@ func otherNames(img node.Image) string {
 func (g *Gate) judgeNames(ctx context.Context, r request, img node.Image) (v verify.Verdict, err error) {
 	err = refuse("it has no name on this node under which a policy could be asked")
 	for i, name := range img.Names {
-		if i == maxManifests {
+		if i == maxManifests || ctx.Err() != nil {
 			break
 		}
 		ref, perr := g.parse(name)
@@ -248,6 +248,9 @@ func (g *Gate) judgeManifests(ctx context.Context, r request, ref Reference, img
 		}
 		if i == 0 {
 			first = v
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
 	return first, undecided

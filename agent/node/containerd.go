@@ -25,7 +25,11 @@ import (
 // of names, so those beyond are passed over, never refused for: it would keep others' pods from starting.
 const maxNames = 64
 
-// managed is the label by which containerd's CRI plugin knows the records it looks after.
+// maxDeleted bounds the tags remembered as taken away. It is reached only by moves that fail; then every tag is
+// waited for.
+const maxDeleted = 1024
+
+// managedLabel is the label by which containerd's CRI plugin knows the records it looks after.
 const managedLabel, managedValue = "io.cri-containerd.image", "managed"
 
 // containerdStore reads containerd's image and content stores.
@@ -33,6 +37,8 @@ type containerdStore struct {
 	client    *containerd.Client
 	namespace string
 	platform  platforms.MatchComparer
+	// deleted are the tags that alias took away and has not made anew. It belongs to the one alias under way.
+	deleted map[string]struct{}
 }
 
 func newContainerdStore(conn *grpc.ClientConn, namespace string) (*containerdStore, error) {
@@ -40,7 +46,7 @@ func newContainerdStore(conn *grpc.ClientConn, namespace string) (*containerdSto
 	if err != nil {
 		return nil, fmt.Errorf("making a containerd client: %w", err)
 	}
-	return &containerdStore{client: c, namespace: namespace, platform: platforms.Default()}, nil
+	return &containerdStore{client: c, namespace: namespace, platform: platforms.Default(), deleted: map[string]struct{}{}}, nil
 }
 
 func (s *containerdStore) with(ctx context.Context) context.Context {
@@ -170,18 +176,30 @@ func (s *containerdStore) alias(ctx context.Context, tagged, pinned string, unde
 					return failed(err)
 				}
 			}
+			// Waited for while the old record still stands, so that one create that takes its time
+			// costs the move and not the tag.
+			if err := underWay.wait(ctx); err != nil {
+				return failed(fmt.Errorf("waiting for containers that are being created: %w", err))
+			}
 			if err := store.Delete(ctx, tagged); err != nil && !errdefs.IsNotFound(err) {
 				return failed(err)
+			}
+			if len(s.deleted) < maxDeleted {
+				s.deleted[tagged] = struct{}{}
 			}
 		case errdefs.IsNotFound(err):
 			if err := until(ctx, shown, ""); err != nil {
 				return failed(err)
 			}
-			if err := underWay.wait(ctx); err != nil {
-				return failed(fmt.Errorf("waiting for containers that are being created: %w", err))
+			// A tag that stood for nothing is in no create's mind.
+			if _, moved := s.deleted[tagged]; moved || len(s.deleted) == maxDeleted {
+				if err := underWay.wait(ctx); err != nil {
+					return failed(fmt.Errorf("waiting for containers that are being created: %w", err))
+				}
 			}
 			img := images.Image{Name: tagged, Target: source.Target, Labels: map[string]string{managedLabel: managedValue}}
 			if _, err := store.Create(ctx, img); err == nil {
+				delete(s.deleted, tagged)
 				return s.awaited(ctx, source.Target, shown)
 			} else if !errdefs.IsAlreadyExists(err) {
 				return failed(err)

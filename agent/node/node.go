@@ -136,7 +136,8 @@ func (n *Node) Lookup(ctx context.Context, spec *runtimeapi.ImageSpec, repositor
 			return Image{}, false, err
 		}
 	}
-	if cacheable && img.ID == key.id {
+	// An image with names without number is not remembered: they would be, once for each repository.
+	if cacheable && img.ID == key.id && len(img.Names) <= maxNames {
 		n.cache.put(key, img, generation)
 	}
 	return img, false, nil

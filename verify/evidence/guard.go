@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -91,8 +92,14 @@ var errLedAway = errors.New("led away")
 
 var errLinkLocal = fmt.Errorf("%w to a link-local address, where no registry is configured", errLedAway)
 
-// awsMetadata is the one metadata address in use that is not link-local.
-var awsMetadata = netip.MustParseAddr("fd00:ec2::254")
+// metadata are clouds' metadata addresses that are not link-local: of AWS, Google, Oracle and Alibaba.
+var metadata = []netip.Addr{
+	netip.MustParseAddr("fd00:ec2::254"),
+	netip.MustParseAddr("fd20:ce::254"),
+	netip.MustParseAddr("fd00:c1::a9fe:a9fe"),
+	netip.MustParseAddr("192.0.0.192"),
+	netip.MustParseAddr("100.100.100.200"),
+}
 
 // nat64 is the prefix behind which a translator would reach IPv4 addresses.
 var nat64 = netip.MustParsePrefix("64:ff9b::/96")
@@ -103,7 +110,7 @@ func isLocalToLink(a netip.Addr) bool {
 		b := a.As16()
 		a = netip.AddrFrom4([4]byte(b[12:]))
 	}
-	return a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() || a == awsMetadata
+	return a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() || slices.Contains(metadata, a)
 }
 
 // checkRedirect bounds how often a request is led on, and leaves behind what was meant for the first host alone.
