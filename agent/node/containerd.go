@@ -191,7 +191,8 @@ func (s *containerdStore) alias(ctx context.Context, tagged, pinned string, unde
 			if err := until(ctx, shown, ""); err != nil {
 				return failed(err)
 			}
-			// A tag that stood for nothing is in no create's mind.
+			// A tag that alias did not take away stood for nothing, so that no create under way goes by it. (That
+			// kubelet's image collection removed it during one is left: it removes no image that it knows in use.)
 			if _, moved := s.deleted[tagged]; moved || len(s.deleted) == maxDeleted {
 				if err := underWay.wait(ctx); err != nil {
 					return failed(fmt.Errorf("waiting for containers that are being created: %w", err))

@@ -11,9 +11,10 @@ type creating struct {
 	now map[chan struct{}]struct{}
 }
 
-// Creating is called before the runtime is asked to create a container, and done when it has answered. Alias waits for
-// those that began before it: containerd reads an image's names first and its bytes a moment later, and in that
-// moment no name may come to stand for another image.
+// Creating is called before the runtime is asked to create a container, and done when the call has ended. Before Alias
+// gives a tag to another image it waits for the calls under way: containerd reads an image's names first and its bytes a
+// moment later, and in that moment no name may come to stand for another image. A call that its client
+// abandons has ended although the runtime may still be at it; kubelet starts no container of such a call.
 func (n *Node) Creating() (done func()) {
 	c := &n.creating
 	ended := make(chan struct{})
