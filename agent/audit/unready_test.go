@@ -110,14 +110,17 @@ func TestLogThatCannotBeOpenedYet(t *testing.T) {
 				}
 				want := map[bool]struct {
 					queued, lost int
+					lines        uint64
 					disk         string
-				}{false: {2, 1, "1 2 lost 1"}, true: {0, 3, "lost 3"}}[required]
+				}{false: {2, 1, 3, "1 2 lost 1"}, true: {0, 3, 1, "lost 3"}}[required]
 				if n := l.Queued(); n != want.queued {
 					t.Errorf("required %v: %d queued, want %d", required, n, want.queued)
 				}
 				c.mend(t, dir)
 				until(t, "the log is opened", func() bool { return l.Fault() == nil })
 				until(t, "the end is logged", func() bool { return len(out.lines(t, "INFO")) > 0 })
+				// The outage is over with the first record; the others follow.
+				until(t, "all is written", func() bool { return l.Head().Seq >= want.lines })
 				if got := pods(t, dir); got != want.disk {
 					t.Errorf("required %v, on disk: %s, want %s", required, got, want.disk)
 				}
