@@ -50,10 +50,10 @@ Exit status: 0 good (perhaps with warnings), 1 faulty, 2 could not be read.`,
 
 // readPolicies reads files and folders as one set.
 func readPolicies(paths []string) (*policy.Set, error) {
-	var all []*policy.Policy
+	var all []policy.Documents
 	var faults []error
 	for _, path := range paths {
-		policies, err := readPolicy(path)
+		found, err := readDocuments(path)
 		var wrong policy.Errors
 		if errors.As(err, &wrong) {
 			faults = append(faults, err) // go on: everything there is to mend is shown at once
@@ -62,7 +62,7 @@ func readPolicies(paths []string) (*policy.Set, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, policies...)
+		all = append(all, found)
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
@@ -70,17 +70,17 @@ func readPolicies(paths []string) (*policy.Set, error) {
 	return policy.NewSet(all...)
 }
 
-func readPolicy(path string) ([]*policy.Policy, error) {
+func readDocuments(path string) (policy.Documents, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, err
+		return policy.Documents{}, err
 	}
 	if !info.IsDir() {
 		return policy.LoadFile(path)
 	}
 	set, err := policy.Load(path)
 	if err != nil {
-		return nil, err
+		return policy.Documents{}, err
 	}
-	return set.Policies(), nil
+	return set.Documents(), nil
 }

@@ -160,9 +160,9 @@ type source struct {
 	fetch func(ctx context.Context, repository string, d digest.Digest, c evidence.Credentials) (*evidence.Evidence, error)
 }
 
-func (s *source) Fetch(ctx context.Context, repository string, d digest.Digest, c evidence.Credentials) (*evidence.Evidence, error) {
+func (s *source) Fetch(ctx context.Context, q evidence.Question) (*evidence.Evidence, error) {
 	s.calls.Add(1)
-	return s.fetch(ctx, repository, d, c)
+	return s.fetch(ctx, q.Repository, q.Digest, q.Credentials[0])
 }
 
 // holding is a source that has ev, whatever digest it is asked for.
@@ -222,13 +222,13 @@ func byKey(kind string) string {
 
 func setOf(t testing.TB, docs ...string) *policy.Set {
 	t.Helper()
-	var all []*policy.Policy
+	var all []policy.Documents
 	for i, d := range docs {
 		ps, err := policy.Parse(fmt.Sprintf("doc-%d.yaml", i), []byte(d))
 		if err != nil {
 			t.Fatalf("policy: %v\n%s", err, d)
 		}
-		all = append(all, ps...)
+		all = append(all, ps)
 	}
 	set, err := policy.NewSet(all...)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cosentry/cosentry/verify/evidence"
+	"github.com/cosentry/cosentry/verify/policy"
 )
 
 // Subject is what is asked about: bytes named by digest, under the name by
@@ -20,6 +21,9 @@ type Subject struct {
 	// Credentials are those that came with the request, if any. They are
 	// used to fetch signatures and grant nothing.
 	Credentials evidence.Credentials
+	// Pod is the pod that the image is for; nil where it is not known, in which case policies for certain pods apply
+	// as well.
+	Pod *policy.Pod
 }
 
 // subject names s in an error: by its digest, unless that is a stranger's words.

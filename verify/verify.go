@@ -37,7 +37,7 @@ import (
 // Source fetches what is there about a digest. Evidence that is partly missing is
 // returned with Evidence.Incomplete set; an error means that nothing was learnt.
 type Source interface {
-	Fetch(ctx context.Context, repository string, d digest.Digest, c evidence.Credentials) (*evidence.Evidence, error)
+	Fetch(ctx context.Context, q evidence.Question) (*evidence.Evidence, error)
 }
 
 // Keeper remembers evidence across restarts. It is asked when a registry gives no answer, and told
@@ -273,7 +273,7 @@ func (v *Verifier) enter(ctx context.Context) (leave func(), err error) {
 func (v *Verifier) gather(ctx context.Context, s Subject, err error) *evidence.Evidence {
 	var ev *evidence.Evidence
 	if err == nil {
-		ev, err = v.opts.Source.Fetch(ctx, s.Repository, s.Digest, s.Credentials)
+		ev, err = v.opts.Source.Fetch(ctx, evidence.Question{Repository: s.Repository, Digest: s.Digest, Credentials: []evidence.Credentials{s.Credentials}})
 		if err == nil && ev == nil {
 			err = errors.New("no evidence was given, and no reason")
 		}

@@ -48,9 +48,9 @@ func (s *signatures) sign(t testing.TB, repository string, d digest.Digest) {
 	s.by[d] = append(s.by[d], evidence.Signature{Payload: payload, Base64Signature: base64.StdEncoding.EncodeToString(sig), Source: digest.FromBytes(payload)})
 }
 
-func (s *signatures) Fetch(_ context.Context, repository string, d digest.Digest, _ evidence.Credentials) (*evidence.Evidence, error) {
+func (s *signatures) Fetch(_ context.Context, q evidence.Question) (*evidence.Evidence, error) {
 	s.asked.Add(1)
-	return &evidence.Evidence{Repository: repository, Digest: d, Signatures: s.by[d]}, nil
+	return &evidence.Evidence{Repository: q.Repository, Digest: q.Digest, Signatures: s.by[q.Digest]}, nil
 }
 
 // chain is the gate with everything real behind it but the registry and the runtime's process.
@@ -138,7 +138,7 @@ spec:
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := policy.NewSet(parsed...)
+	set, err := policy.NewSet(parsed)
 	if err != nil {
 		t.Fatal(err)
 	}

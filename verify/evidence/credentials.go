@@ -70,6 +70,15 @@ func (c Credentials) Fingerprint() string {
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
+// fingerprint is one for several, in their order.
+func fingerprint(several []Credentials) string {
+	var all strings.Builder
+	for _, c := range several {
+		all.WriteString(c.Fingerprint())
+	}
+	return all.String()
+}
+
 // meantFor says whether they may be sent to host. Without a server address it is any host that the node's owner
 // configured for the repository, which is what containerd does with the same credentials.
 func (c Credentials) meantFor(host string) bool {

@@ -38,15 +38,37 @@ var (
 	ErrMismatch = errors.New("registry answered with something else")
 )
 
-// Evidence is the signature material about one digest.
-type Evidence struct {
+// Question is what is asked about one digest, and where.
+type Question struct {
+	// Repository is registry and path, in their canonical form.
 	Repository string
 	Digest     digest.Digest
+	// Credentials are tried first: those of the request, or those that a policy names for the repository.
+	Credentials []Credentials
+	// TagPrefix is put before cosign's tags.
+	TagPrefix string
+	// Attestations asks for attestations of the classic form (tag sha256-<hex>.att) as well. Those in bundles are always
+	// among Bundles.
+	Attestations bool
+	// Config asks for the image's config files as well.
+	Config bool
+}
+
+// Evidence is the signature material about one digest.
+type Evidence struct {
+	// What was asked, but for the credentials.
+	Repository string
+	Digest     digest.Digest
+	TagPrefix  string
 	// Signatures are of the classic form, in the order of their manifest.
 	Signatures []Signature
 	// Bundles are of the new form, in the order in which they are listed. Attestations that are no signatures
 	// are among them: to tell them apart is to judge.
 	Bundles []Bundle
+	// Attestations are of the classic form: Payload is a DSSE envelope, Base64Signature is empty.
+	Attestations []Signature
+	// Configs are the image's config files (JSON) by platform, as "linux/amd64" or "linux/arm/v7".
+	Configs map[string][]byte
 	// Incomplete is nil when every question was answered. Otherwise it says what could not be learnt; the
 	// material found beside it is as good as ever. It reads as one line, in which Digest is shortened.
 	Incomplete error

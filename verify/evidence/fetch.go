@@ -19,19 +19,20 @@ import (
 // Both forms are asked for at once. By digest the classic form takes two round trips and a bundle three. Of several
 // hosts the first that has any material of a form is believed to have all of it, as containerd believes the first
 // that has a tag.
-func (f *Fetcher) Fetch(ctx context.Context, repository string, d digest.Digest, c Credentials) (e *Evidence, err error) {
+func (f *Fetcher) Fetch(ctx context.Context, q Question) (e *Evidence, err error) {
 	err = rescue.Do(f.log, "looking for signatures", func() (err error) {
-		e, err = f.fetch(ctx, repository, d, c)
+		e, err = f.fetch(ctx, q)
 		return err
 	})
 	return e, err
 }
 
-func (f *Fetcher) fetch(ctx context.Context, repository string, d digest.Digest, c Credentials) (*Evidence, error) {
+func (f *Fetcher) fetch(ctx context.Context, q Question) (*Evidence, error) {
+	repository, d := q.Repository, q.Digest
 	if err := checkDigest(d); err != nil {
 		return nil, fmt.Errorf("fetching evidence about %s: %w", escape(repository), err)
 	}
-	g, err := f.begin(repository, c)
+	g, err := f.begin(repository, q.Credentials...)
 	if err != nil {
 		return nil, fmt.Errorf("fetching evidence about %s@%s: %w", escape(repository), d, err)
 	}

@@ -90,7 +90,7 @@ func parseRepository(name string) (repository, error) {
 func (r repository) String() string { return r.registry + "/" + r.path }
 
 // begin prepares questions about one repository.
-func (f *Fetcher) begin(name string, c Credentials) (*gathering, error) {
+func (f *Fetcher) begin(name string, c ...Credentials) (*gathering, error) {
 	repo, err := parseRepository(name)
 	if err != nil {
 		return nil, err
@@ -111,13 +111,13 @@ func (f *Fetcher) begin(name string, c Credentials) (*gathering, error) {
 // there in the pull itself, a mirror that wants a pull secret has no other, and the owner of the node chose the
 // mirror. The node's are looked up by the name of the host that is really asked, so that those for a registry do
 // not reach its mirrors.
-func (f *Fetcher) candidates(ep *endpoint, repo repository, request Credentials) []Credentials {
+func (f *Fetcher) candidates(ep *endpoint, repo repository, request []Credentials) []Credentials {
 	host := repo.registry
 	if ep.isMirror() {
 		host = ep.Host
 	}
 	var out []Credentials
-	for _, c := range append([]Credentials{request}, f.node.lookup(host, repo.path)...) {
+	for _, c := range slices.Concat(request, f.node.lookup(host, repo.path)) {
 		if !c.IsZero() && !slices.Contains(out, c) {
 			out = append(out, c)
 		}

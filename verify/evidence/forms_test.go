@@ -305,7 +305,7 @@ func TestWhatCannotBeAskedIsAnError(t *testing.T) {
 		{"no digest", "registry.example/app", "sha256:../../x", "digest"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e, err := f.Fetch(context.Background(), c.repository, c.d, evidence.Credentials{})
+			e, err := f.Fetch(context.Background(), evidence.Question{Repository: c.repository, Digest: c.d})
 			if err == nil || e != nil || !strings.Contains(err.Error(), c.words) {
 				t.Errorf("got %v, %v; want an error about %q", e, err, c.words)
 			}

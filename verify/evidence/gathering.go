@@ -19,7 +19,7 @@ type gathering struct {
 	fetcher     *Fetcher
 	repo        repository
 	set         *hostSet
-	credentials Credentials
+	credentials []Credentials
 	subject     digest.Digest
 	slots       chan struct{}
 	budget      budget

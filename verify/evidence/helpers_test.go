@@ -242,7 +242,7 @@ func testContext(t *testing.T) context.Context {
 
 func fetch(t *testing.T, f *evidence.Fetcher, repository string, c evidence.Credentials) *evidence.Evidence {
 	t.Helper()
-	e, err := f.Fetch(testContext(t), repository, subject, c)
+	e, err := f.Fetch(testContext(t), evidence.Question{Repository: repository, Digest: subject, Credentials: []evidence.Credentials{c}})
 	if err != nil {
 		t.Fatalf("fetching: %v", err)
 	}

@@ -142,7 +142,7 @@ func TestContextEnds(t *testing.T) {
 	r := newReg(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	r.all(func(w http.ResponseWriter, req *http.Request) { cancel(); hang(w, req) })
-	e, err := newFetcher(t, evidence.Options{}).Fetch(ctx, r.host+"/app", subject, evidence.Credentials{})
+	e, err := newFetcher(t, evidence.Options{}).Fetch(ctx, evidence.Question{Repository: r.host + "/app", Digest: subject})
 	if err != nil || !errors.Is(e.Incomplete, evidence.ErrUnavailable) || !errors.Is(e.Incomplete, context.Canceled) {
 		t.Fatalf("got %+v, %v", e, err)
 	}

@@ -224,7 +224,7 @@ func TestBrokenHostsToml(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := hostsDir(t, map[string]string{r.host: content})
 			f := newFetcher(t, evidence.Options{HostsDir: dir})
-			e, err := f.Fetch(testContext(t), r.host+"/app", subject, evidence.Credentials{})
+			e, err := f.Fetch(testContext(t), evidence.Question{Repository: r.host + "/app", Digest: subject})
 			if err == nil || e != nil || !strings.Contains(err.Error(), dir) {
 				t.Errorf("got %v, %v; want an error that names the folder", e, err)
 			}
@@ -232,7 +232,7 @@ func TestBrokenHostsToml(t *testing.T) {
 				t.Errorf("%d requests were made without the configuration", n)
 			}
 			writeHosts(t, dir, r.host, "")
-			if _, err := f.Fetch(testContext(t), r.host+"/app", subject, evidence.Credentials{}); err != nil {
+			if _, err := f.Fetch(testContext(t), evidence.Question{Repository: r.host + "/app", Digest: subject}); err != nil {
 				t.Errorf("mended: %v", err)
 			}
 			r.requests()

@@ -57,8 +57,8 @@ func (a *answer) err(q *ask) error {
 }
 
 // try asks with each of the credentials until one is not refused.
-func (ep *endpoint) try(ctx context.Context, q *ask, repository string, request Credentials, candidates []Credentials) (*answer, error) {
-	key := acceptedKey{repository, request.Fingerprint()}
+func (ep *endpoint) try(ctx context.Context, q *ask, repository string, request, candidates []Credentials) (*answer, error) {
+	key := acceptedKey{repository, fingerprint(request)}
 	candidates = ep.lastAccepted(key, candidates)
 	var refused error
 	for _, c := range candidates {

@@ -66,7 +66,8 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		policies, err := Parse("f.yaml", data)
+		parsed, err := Parse("f.yaml", data)
+		policies := parsed.Policies
 		if err != nil {
 			checkFaults(t, policies, err)
 			return
@@ -86,7 +87,7 @@ func FuzzParse(f *testing.F) {
 			}
 			unique[p.Name] = true
 		}
-		s, err := NewSet(policies...)
+		s, err := setOf(policies...)
 		if (err == nil) != (len(unique) == len(policies)) {
 			t.Fatalf("%d policies, %d names: %v", len(policies), len(unique), err)
 		}
@@ -99,7 +100,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			t.Fatalf("the second time: %v", err)
 		}
-		if twin, err := NewSet(again...); err != nil || twin.Revision() != s.Revision() {
+		if twin, err := NewSet(again); err != nil || twin.Revision() != s.Revision() {
 			t.Errorf("the second time: revision differs, %v", err)
 		}
 	})

@@ -92,12 +92,14 @@ const staticPass = "authorities: [{static: {action: pass}}]"
 
 func mustParse(t testing.TB, data string) []*Policy {
 	t.Helper()
-	policies, err := Parse("test.yaml", []byte(data))
+	parsed, err := Parse("test.yaml", []byte(data))
 	if err != nil {
 		t.Fatalf("Parse: %v\n%s", err, data)
 	}
-	return policies
+	return parsed.Policies
 }
+
+func setOf(policies ...*Policy) (*Set, error) { return NewSet(Documents{Policies: policies}) }
 
 func mustSet(t testing.TB, data ...string) *Set {
 	t.Helper()
@@ -105,7 +107,7 @@ func mustSet(t testing.TB, data ...string) *Set {
 	for _, d := range data {
 		all = append(all, mustParse(t, d)...)
 	}
-	s, err := NewSet(all...)
+	s, err := setOf(all...)
 	if err != nil {
 		t.Fatalf("NewSet: %v", err)
 	}
@@ -115,7 +117,8 @@ func mustSet(t testing.TB, data ...string) *Set {
 // faultsOf parses what must not parse.
 func faultsOf(t testing.TB, data string) Errors {
 	t.Helper()
-	policies, err := Parse("test.yaml", []byte(data))
+	parsed, err := Parse("test.yaml", []byte(data))
+	policies := parsed.Policies
 	if err == nil {
 		t.Fatalf("accepted:\n%s", data)
 	}

@@ -50,7 +50,7 @@ func Load(dir string) (*Set, error) {
 	if len(faults) > 0 {
 		return nil, faults
 	}
-	return NewSet(policies...)
+	return NewSet(Documents{Policies: policies})
 }
 
 func isPolicyFile(name string) bool {
@@ -58,13 +58,13 @@ func isPolicyFile(name string) bool {
 		slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(filepath.Ext(name)))
 }
 
-// LoadFile reads the policies of one file, with the bounds of Load: a pipe or a device is refused
+// LoadFile reads the documents of one file, with the bounds of Load: a pipe or a device is refused
 // without waiting for it. An error about the file's content is of type Errors; one of
 // any other type means that it could not be read.
-func LoadFile(path string) ([]*Policy, error) {
+func LoadFile(path string) (Documents, error) {
 	data, err := readFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return Documents{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return Parse(path, data)
 }

@@ -127,7 +127,7 @@ func TestLoadFile(t *testing.T) {
 	if err := syscall.Mkfifo(dir+"/pipe.yaml", 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if found, err := LoadFile(dir + "/good.yaml"); err != nil || len(found) != 1 || found[0].Name != "p" {
+	if found, err := LoadFile(dir + "/good.yaml"); err != nil || len(found.Policies) != 1 || found.Policies[0].Name != "p" {
 		t.Errorf("good file: %v, %v", found, err)
 	}
 	var faults Errors

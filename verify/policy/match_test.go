@@ -27,7 +27,7 @@ func globSet(t testing.TB, globs ...string) *Set {
 			Authorities: []Authority{{Name: "a", Static: &Static{}}},
 		})
 	}
-	s, err := NewSet(policies...)
+	s, err := setOf(policies...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,14 +18,14 @@ const group = "policy.sigstore.dev/"
 var dnsSubdomain = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
 
 // Parse reads the policies of one file, YAML or JSON, any number of documents.
-// A file without documents holds no policies. An error is of type Errors and
-// lists every fault of the file; no policy is returned then.
-func Parse(file string, data []byte) ([]*Policy, error) {
+// A file without documents holds nothing. An error is of type Errors and
+// lists every fault of the file; nothing is returned then.
+func Parse(file string, data []byte) (Documents, error) {
 	policies, faults := parse(file, data)
 	if len(faults) > 0 {
-		return nil, faults
+		return Documents{}, faults
 	}
-	return policies, nil
+	return Documents{Policies: policies}, nil
 }
 
 func parse(file string, data []byte) ([]*Policy, Errors) {

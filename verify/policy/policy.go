@@ -42,6 +42,12 @@ const (
 	maxQuoted    = 80
 )
 
+// Documents are what files hold: ClusterImagePolicies and TrustRoots.
+type Documents struct {
+	Policies   []*Policy
+	TrustRoots []*TrustRoot
+}
+
 // Policy is one ClusterImagePolicy. It is shared between goroutines once it is
 // in a Set and must not be changed then.
 type Policy struct {
@@ -50,9 +56,15 @@ type Policy struct {
 	Mode Mode
 	// Globs say which images the policy is about: any one suffices.
 	Globs []Glob
+	// Match says which pods the policy is about: any one entry suffices. Empty: every pod.
+	Match []Match
 	// Authorities say who may vouch for an image: any one suffices. Never empty
 	// in a Set.
 	Authorities []Authority
+	// Rule, if there is one, is evaluated over the authorities that passed.
+	Rule *Rule
+	// What Rule is given beside the authorities' results: the image's config files, the pod's metadata and its type.
+	FetchConfigFile, IncludeObjectMeta, IncludeTypeMeta bool
 	// Source is where the policy was read, as file:line.
 	Source string
 }
@@ -77,16 +89,34 @@ func (m Mode) String() string {
 	return fmt.Sprintf("mode(%d)", int(m))
 }
 
-// Authority is one party that may vouch for an image. Exactly one of Key and
+// Authority is one party that may vouch for an image. Exactly one of Key, Keyless and
 // Static is set.
 type Authority struct {
 	// Name is the document's, or authority-<index> where it gives none.
 	// policy-controller lets two authorities of a policy share one.
-	Name   string
-	Key    *Key
-	Static *Static
+	Name    string
+	Key     *Key
+	Keyless *Keyless
+	Static  *Static
 	// Format restricts the form of signature that counts.
 	Format Format
+	// Source is where signatures are looked for; nil: beside the image.
+	Source *Source
+	// Log is ctlog as it is written; nil where it is not. NeedsLog says what that means.
+	Log *Log
+	// Timestamp, if set, asks for a signed timestamp.
+	Timestamp *Timestamp
+	// Attestations, if there are any, are asked for in place of an image signature, all of them.
+	Attestations []Attestation
+}
+
+// NeedsLog reports whether signatures count only with a proof that a transparency log holds them: for
+// keyless ones unless ctlog is {}, for those by a key if ctlog names a log.
+func (a *Authority) NeedsLog() bool {
+	if a.Log == nil {
+		return a.Keyless != nil
+	}
+	return *a.Log != Log{}
 }
 
 // Format is a form of signature. The zero value accepts every form.
@@ -98,10 +128,19 @@ const (
 	BundleFormat Format = "bundle" // a sigstore bundle attached as a referrer
 )
 
-// Key is an authority that signs with a private key. A signature by any one of
-// PublicKeys counts; there is at least one.
+// Key is an authority that signs with a private key. Exactly one of PublicKeys, Secret and KMS is set.
+// A signature by any one of several keys counts.
 type Key struct {
+	// PublicKeys are those of data.
 	PublicKeys []PublicKey
+	// Secret names a secret that holds the keys.
+	Secret *Reference
+	// KMS is the URI of a key that a key management service holds.
+	KMS string
+	// Hash is the algorithm for keys that are read later, from Secret or KMS; see PublicKey.
+	Hash crypto.Hash
+	// HashWritten says that the policy names the algorithm itself.
+	HashWritten bool
 }
 
 // PublicKey is a key that github.com/sigstore/sigstore's
@@ -113,6 +152,8 @@ type PublicKey struct {
 	// the message itself, so for it Hash is what the policy says (SHA256 unless told
 	// otherwise) and changes nothing, as in LoadVerifier.
 	Hash crypto.Hash
+	// HashWritten says that the policy names the algorithm itself.
+	HashWritten bool
 	// Fingerprint is "SHA256:" and the hex SHA-256 of the key's
 	// SubjectPublicKeyInfo in DER.
 	Fingerprint string

@@ -19,15 +19,19 @@ type Set struct {
 	revision string
 }
 
-// NewSet makes a set of policies, which must not be changed afterwards. It
+// NewSet makes a set of documents, which must not be changed afterwards. It
 // refuses two policies of one name, and policies that could not have come from
 // a valid document: without globs or authorities, or with an authority that is
 // neither key nor static, or both. An error is of type Errors.
-func NewSet(policies ...*Policy) (*Set, error) {
+func NewSet(all ...Documents) (*Set, error) {
+	var policies []*Policy
+	for _, d := range all {
+		policies = append(policies, d.Policies...)
+	}
 	if faults := check(policies); len(faults) > 0 {
 		return nil, faults
 	}
-	s := &Set{policies: slices.Clone(policies)}
+	s := &Set{policies: policies}
 	slices.SortFunc(s.policies, func(a, b *Policy) int { return cmp.Compare(a.Name, b.Name) })
 	s.revision = revision(s.policies)
 	return s, nil
@@ -35,6 +39,9 @@ func NewSet(policies ...*Policy) (*Set, error) {
 
 // Policies returns the policies in order of their names.
 func (s *Set) Policies() []*Policy { return slices.Clone(s.policies) }
+
+// Documents returns what the set was made of.
+func (s *Set) Documents() Documents { return Documents{Policies: s.Policies()} }
 
 // Revision is a hash of what all policies of the set mean: 16 hex digits, equal
 // for sets that decide alike whichever files and order they were read from, and

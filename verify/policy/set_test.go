@@ -18,7 +18,7 @@ func TestDuplicateNamesNameBothPlaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewSet(append(a, b...)...)
+	s, err := NewSet(a, b)
 	if err == nil || s != nil {
 		t.Fatal("accepted")
 	}
@@ -46,18 +46,18 @@ func TestNewSetRefusesWhatParseWouldNotReturn(t *testing.T) {
 		"second authority": func(p *Policy) { p.Authorities = append(p.Authorities, Authority{Key: &Key{}}) },
 	} {
 		p := mustParse(t, keyPolicy(t, "p", "**", "P-256"))[0]
-		if _, err := NewSet(p); err != nil {
+		if _, err := setOf(p); err != nil {
 			t.Fatalf("unspoilt: %v", err)
 		}
 		spoil(p)
-		if s, err := NewSet(p); err == nil || s != nil {
+		if s, err := setOf(p); err == nil || s != nil {
 			t.Errorf("%s: accepted", rule)
 		}
 	}
-	if s, err := NewSet(nil, mustParse(t, keyPolicy(t, "p", "**", "P-256"))[0]); err == nil || s != nil {
+	if s, err := setOf(nil, mustParse(t, keyPolicy(t, "p", "**", "P-256"))[0]); err == nil || s != nil {
 		t.Error("nil policy: accepted")
 	}
-	if s, err := NewSet(make([]*Policy, MaxPolicies+1)...); err == nil || s != nil {
+	if s, err := setOf(make([]*Policy, MaxPolicies+1)...); err == nil || s != nil {
 		t.Error("too many policies: accepted")
 	}
 }
@@ -136,7 +136,7 @@ func TestRevisionChangesWithEveryField(t *testing.T) {
 	} {
 		p := mustParse(t, keyPolicy(t, "p", "**", "P-256"))[0]
 		c.change(p)
-		s, err := NewSet(p)
+		s, err := setOf(p)
 		if err != nil {
 			t.Fatalf("%s: %v", c.field, err)
 		}
