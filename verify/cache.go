@@ -17,6 +17,8 @@ type key struct {
 	image, repository string
 	digest            digest.Digest
 	revision          string
+	// pod is what about the pod makes a difference to the policies; empty where nothing does.
+	pod string
 	// credentials is set for refusals and warnings only. A registry may answer "no
 	// signatures here" to one set of credentials and show them to the next, and kubelet
 	// tries its pull secrets one after the other. An allow without a warning rests on signed bytes,
@@ -24,8 +26,8 @@ type key struct {
 	credentials string
 }
 
-func keyOf(s Subject, revision string) key {
-	return key{image: s.Image, repository: s.Repository, digest: s.Digest, revision: revision}
+func keyOf(s Subject, revision, pod string) key {
+	return key{image: s.Image, repository: s.Repository, digest: s.Digest, revision: revision, pod: pod}
 }
 
 func (k key) with(c evidence.Credentials) key {
@@ -38,7 +40,7 @@ func (k key) with(c evidence.Credentials) key {
 // flight is the key under which concurrent verifications are one.
 func (k key) flight(c evidence.Credentials) string {
 	k = k.with(c)
-	return fmt.Sprintf("%q %q %q %q %q", k.image, k.repository, k.digest, k.revision, k.credentials)
+	return fmt.Sprintf("%q %q %q %q %q %q", k.image, k.repository, k.digest, k.revision, k.pod, k.credentials)
 }
 
 type entry struct {

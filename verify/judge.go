@@ -2,51 +2,52 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/policy"
+	"github.com/cosentry/cosentry/verify/sigstore"
+	"github.com/cosentry/cosentry/verify/trust"
 )
 
-// needsEvidence reports whether some policy can only be judged on signatures. A
-// static pass is enough by itself and must not contact a registry.
-func needsEvidence(matched []*policy.Policy) bool {
-	for _, p := range matched {
-		if !passesStatically(p) && hasKey(p) {
-			return true
-		}
-	}
-	return false
+// judgement is one judging: what is asked about, what is there, and the time. It does no I/O.
+type judgement struct {
+	subject Subject
+	refs    *trust.Snapshot
+	found   gathered
+	now     time.Time
+	// proved is what was found at a place with the proofs that a log was asked for.
+	proved map[proofKey]proof
+	read   map[*evidence.Evidence]*sigstore.Material
+	// unproved are the places where a log could still be asked for proofs.
+	unproved map[proofKey][]policy.PublicKey
 }
 
-func passesStatically(p *policy.Policy) bool {
-	for _, a := range p.Authorities {
-		if a.Static != nil && a.Static.Pass {
-			return true
-		}
-	}
-	return false
+// proofKey is where proofs are asked for, and for what.
+type proofKey struct {
+	at  place
+	url string
 }
 
-func hasKey(p *policy.Policy) bool {
-	for _, a := range p.Authorities {
-		if a.Key != nil {
-			return true
-		}
-	}
-	return false
+type proof struct {
+	ev  *evidence.Evidence
+	err error // why none could be had
 }
 
-// judge reaches a verdict on s from evidence alone. It does no I/O.
+// judge reaches a verdict from what was found.
 //
-// Every matching policy must pass; within one, any authority suffices. A policy
-// that failed although evidence is missing is undecided: unless another policy refuses for certain,
-// that is an *UndecidedError. settled is false where missing evidence shaped the
-// verdict, so that the next request asks again.
-func judge(ctx context.Context, matched []*policy.Policy, noMatch NoMatch, s Subject, ev *evidence.Evidence) (v Verdict, settled bool, err error) {
+// Every matching policy must pass; within one, any authority suffices, and the policy's rule must accept what they
+// found. A policy that failed although something is missing is undecided: unless another policy refuses for certain,
+// that is an *UndecidedError. settled is false where something missing shaped the verdict, so that the next request
+// asks again.
+func (j *judgement) judge(ctx context.Context, matched []*policy.Policy, noMatch NoMatch) (v Verdict, settled bool, err error) {
+	s := j.subject
+	j.read, j.unproved = map[*evidence.Evidence]*sigstore.Material{}, map[proofKey][]policy.PublicKey{}
 	v = Verdict{Image: s.Image, Repository: s.Repository, Digest: s.Digest, Allowed: true}
 	if len(matched) == 0 {
 		v.NoMatch = noMatch
@@ -54,17 +55,15 @@ func judge(ctx context.Context, matched []*policy.Policy, noMatch NoMatch, s Sub
 		v.Warn = noMatch == NoMatchWarn
 		return v, true, nil
 	}
-	if ev != nil && ev.Digest != s.Digest {
-		return Verdict{}, false, &UndecidedError{Subject: s, Err: fmt.Errorf("evidence is about %s", ev.Digest)}
+	for _, ev := range j.found {
+		if ev.Digest != s.Digest {
+			return Verdict{}, false, &UndecidedError{Subject: s, Err: fmt.Errorf("evidence is about %s", ev.Digest)}
+		}
 	}
 	settled = true
 	var undecided *UndecidedError
-	var found candidates
-	if ev != nil {
-		found = candidatesOf(ev)
-	}
 	for _, p := range matched {
-		r := judgePolicy(ctx, p, ev, found)
+		r, missing := j.policy(ctx, p)
 		if ctx.Err() != nil {
 			// A registry may hold as many signatures as the bounds allow, and each costs time.
 			return Verdict{}, false, &UndecidedError{Subject: s, Policy: p.Name, Err: fmt.Errorf("judging the signatures took too long: %w", context.Cause(ctx))}
@@ -73,7 +72,6 @@ func judge(ctx context.Context, matched []*policy.Policy, noMatch NoMatch, s Sub
 		if r.Passed {
 			continue
 		}
-		missing := missingFor(p, ev)
 		if missing != nil {
 			settled = false
 		}
@@ -98,23 +96,16 @@ func judge(ctx context.Context, matched []*policy.Policy, noMatch NoMatch, s Sub
 	return v, settled, nil
 }
 
-// missingFor returns why evidence that could have let p pass was not to be had for the
-// moment. Evidence past a bound, or bytes that are not what was asked for, is no such
-// case: asking again would not mend it, so it is a refusal.
-func missingFor(p *policy.Policy, ev *evidence.Evidence) error {
-	if !hasKey(p) || ev == nil || ev.Incomplete == nil || definite(ev.Incomplete) {
-		return nil
-	}
-	return ev.Incomplete
-}
-
-// judgePolicy asks every authority, so that the explanation is whole.
-func judgePolicy(ctx context.Context, p *policy.Policy, ev *evidence.Evidence, found candidates) PolicyResult {
-	r := PolicyResult{Policy: p.Name, Mode: p.Mode.String()}
+// policy asks every authority, so that the explanation is whole. missing says what was not to be had for the
+// moment and could have let the policy pass.
+func (j *judgement) policy(ctx context.Context, p *policy.Policy) (r PolicyResult, missing error) {
+	r = PolicyResult{Policy: p.Name, Mode: p.Mode.String()}
 	var reasons []string
+	all := make([]answer, len(p.Authorities))
 	for i := range p.Authorities {
-		a := judgeAuthority(ctx, &p.Authorities[i], ev, found)
+		a := j.authority(ctx, &p.Authorities[i])
 		a.Reason = cut(a.Reason, maxAuthorityReason)
+		all[i] = a
 		if a.Passed {
 			r.Passed = true
 		} else {
@@ -123,16 +114,29 @@ func judgePolicy(ctx context.Context, p *policy.Policy, ev *evidence.Evidence, f
 			}
 			reasons = append(reasons, a.Reason)
 		}
-		r.Authorities = append(r.Authorities, a)
+		if missing == nil {
+			missing = a.missing
+		}
+		r.Authorities = append(r.Authorities, a.AuthorityResult)
 	}
 	switch {
-	case r.Passed:
 	case len(p.Authorities) == 0:
 		r.Reason = "it names no authority"
-	default:
+	case !r.Passed:
 		r.Reason = joined(reasons)
+	case p.Rule != nil:
+		err, gap := j.rule(ctx, p, all)
+		if missing == nil {
+			missing = gap
+		}
+		if err != nil {
+			r.Passed, r.Reason = false, cut(err.Error(), maxReason)
+		}
 	}
-	return r
+	if r.Passed {
+		missing = nil
+	}
+	return r, missing
 }
 
 // What a refusal says is bounded, because thousands are kept in the cache and a registry has its part in the words.
@@ -140,6 +144,7 @@ const (
 	maxReason          = 1 << 10 // bytes, of a policy
 	maxAuthorityReason = 512     // bytes
 	maxExplained       = 16      // authorities of one policy that failed
+	maxSigners         = 16      // of one authority that are named in a verdict
 )
 
 // joined puts as many of the reasons as there is room for into one sentence, and says how many are left out.
@@ -167,71 +172,13 @@ func cut(s string, most int) string {
 	return strings.ToValidUTF8(s[:most-len("…")], "") + "…"
 }
 
-func judgeAuthority(ctx context.Context, a *policy.Authority, ev *evidence.Evidence, found candidates) AuthorityResult {
-	switch {
-	case a.Static != nil && a.Key == nil:
-		r := AuthorityResult{Authority: a.Name, Kind: "static", Passed: a.Static.Pass}
-		if !r.Passed {
-			r.Reason = fmt.Sprintf("authority %q fails every image", a.Name)
-			if a.Static.Message != "" {
-				r.Reason += ": " + a.Static.Message
-			}
-		}
-		return r
-	case a.Key != nil && a.Static == nil:
-		return judgeKey(ctx, a, ev, found.in(a.Format))
-	default:
-		return AuthorityResult{Authority: a.Name, Reason: fmt.Sprintf("authority %q is of no kind that this build can judge", a.Name)}
+// gap returns err if asking again later may mend it. Evidence past a bound, bytes that are not what was asked
+// for, or a file that the node's owner has not put there are no such cases: they are refusals.
+func gap(err error) error {
+	if err == nil || definite(err) || errors.Is(err, trust.ErrMissing) && !errors.Is(err, trust.ErrUnavailable) {
+		return nil
 	}
-}
-
-// judgeKey looks for one signature over the digest by one of the authority's keys.
-func judgeKey(ctx context.Context, a *policy.Authority, ev *evidence.Evidence, found []candidate) AuthorityResult {
-	r := AuthorityResult{Authority: a.Name, Kind: "key", Found: len(found)}
-	if ev == nil {
-		// Another authority passed statically and nothing was fetched.
-		r.Reason = fmt.Sprintf("no signature was looked for by authority %q", a.Name)
-		return r
-	}
-	var otherDigest, otherUse int
-	for _, k := range a.Key.PublicKeys {
-		for _, c := range found {
-			if ctx.Err() != nil {
-				break // the caller looks, and does not use this result
-			}
-			switch c.verify(ctx, k, ev.Digest) {
-			case nil:
-				r.Passed, r.KeyFingerprint, r.Form = true, k.Fingerprint, c.form()
-				return r
-			case errOtherDigest:
-				otherDigest++
-			case errNotASignature:
-				otherUse++
-			}
-		}
-	}
-	r.Reason = fmt.Sprintf("no signature by authority %q (%s)", a.Name, countWords(r.Found, otherDigest, otherUse))
-	if err := ev.Incomplete; err != nil {
-		r.Reason += ": " + err.Error()
-	}
-	return r
-}
-
-func countWords(found, otherDigest, otherUse int) string {
-	n := "1 signature found"
-	switch {
-	case found == 0:
-		return "no signatures found"
-	case found > 1:
-		n = fmt.Sprintf("%d signatures found", found)
-	}
-	switch {
-	case otherDigest > 0:
-		return fmt.Sprintf("%s, %d by this key but for another image", n, otherDigest)
-	case otherUse > 0:
-		return fmt.Sprintf("%s, %d by this key but not as an image signature", n, otherUse)
-	}
-	return n + ", none by this key"
+	return err
 }
 
 // definite reports whether err says something about the evidence itself, as against

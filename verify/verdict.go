@@ -5,6 +5,7 @@ import (
 
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/policy"
+	"github.com/cosentry/cosentry/verify/sigstore"
 )
 
 // Subject is what is asked about: bytes named by digest, under the name by
@@ -80,18 +81,31 @@ func (r PolicyResult) Authority() (AuthorityResult, bool) {
 // AuthorityResult is one authority's word on a Subject.
 type AuthorityResult struct {
 	Authority string `json:"authority"`
-	// Kind is "key" or "static".
+	// Kind is "key", "keyless" or "static".
 	Kind   string `json:"kind"`
 	Passed bool   `json:"passed"`
 	// Reason says in at most 512 bytes why the authority did not pass. It is empty if it passed, and past the first
 	// 16 of a policy that did not.
 	Reason string `json:"reason,omitempty"`
-	// KeyFingerprint names the key that signed, "SHA256:<hex>" of its SPKI DER.
+	// KeyFingerprint names the key that signed, "SHA256:<hex>" of its SPKI DER; empty for a keyless signature.
 	KeyFingerprint string `json:"keyFingerprint,omitempty"`
 	// Form is "classic" or "bundle": where the accepted signature was found.
 	Form string `json:"form,omitempty"`
-	// Found counts the signatures that were looked at, of both forms.
+	// Found counts the signatures, or attestations, that were looked at, of both forms.
 	Found int `json:"found"`
+	// Signers are those who signed what was accepted, the first 16.
+	Signers []sigstore.Signer `json:"signers,omitempty"`
+	// Attestations are those that the authority asks for, in place of a signature.
+	Attestations []AttestationResult `json:"attestations,omitempty"`
+}
+
+// AttestationResult is what became of one attestation that an authority asks for.
+type AttestationResult struct {
+	Name          string `json:"name"`
+	PredicateType string `json:"predicateType"`
+	Passed        bool   `json:"passed"`
+	// Reason says in at most 512 bytes why there is none that is accepted.
+	Reason string `json:"reason,omitempty"`
 }
 
 // NoMatch is what a node does with an image that no policy matches.

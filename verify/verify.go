@@ -40,6 +40,12 @@ type Source interface {
 	Fetch(ctx context.Context, q evidence.Question) (*evidence.Evidence, error)
 }
 
+// Prover asks a transparency log for the proofs that did not come with signatures. It returns ev with
+// them, and does not change it. *evidence.Logs is one.
+type Prover interface {
+	Prove(ctx context.Context, url string, publicKeys [][]byte, ev *evidence.Evidence) (*evidence.Evidence, error)
+}
+
 // Keeper remembers evidence across restarts. It is asked when a registry gives no answer, and told
 // of what an allow rested on. *evidence.Store is one.
 type Keeper interface {
@@ -70,8 +76,9 @@ func (e *UndecidedError) Unwrap() error { return e.Err }
 // Options configure a Verifier.
 type Options struct {
 	Source Source
-	// Keeper may be nil.
+	// Keeper and Prover may be nil.
 	Keeper  Keeper
+	Prover  Prover
 	NoMatch NoMatch
 	// CacheSize is the number of verdicts kept; AllowTTL and DenyTTL are how long.
 	CacheSize         int
@@ -98,12 +105,6 @@ type Verifier struct {
 	now    func() time.Time
 }
 
-// state is the policy set in force, or the reason why there is none.
-type state struct {
-	set *policy.Set
-	err error
-}
-
 // New returns a Verifier that has no policies yet: until SetPolicies is called
 // every Verify fails with ErrNoPolicy.
 func New(o Options) (*Verifier, error) {
@@ -124,14 +125,19 @@ func New(o Options) (*Verifier, error) {
 	return v, nil
 }
 
-// SetPolicies puts a set in force, atomically. Verdicts reached under another
-// revision are dropped.
-func (v *Verifier) SetPolicies(set *policy.Set) {
+// SetPolicies puts a set in force with what it refers to, atomically. Verdicts reached under others are
+// dropped. refs may be nil where the set refers to nothing.
+func (v *Verifier) SetPolicies(set *policy.Set, refs *trust.Snapshot) {
 	if set == nil {
 		v.SetUnusable(errors.New("no policy set was given"))
 		return
 	}
-	v.state.Store(&state{set: set})
+	st, err := newState(set, refs, v.opts.CacheSize)
+	if err != nil {
+		v.SetUnusable(err)
+		return
+	}
+	v.state.Store(st)
 	v.cache.purge()
 }
 
@@ -159,17 +165,17 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 	if st.set == nil {
 		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%w: %w", ErrNoPolicy, st.err)}
 	}
-	k := keyOf(s, st.set.Revision())
+	m, err := st.match(s.Image, s.Digest)
+	if err != nil {
+		return Verdict{}, &UndecidedError{Subject: s, Err: err}
+	}
+	policies, pod := m.about(s.Pod)
+	k := keyOf(s, st.revision, pod)
 	if verdict, ok := v.cache.get(k, s.Credentials, v.now()); ok {
 		v.observeCache(true)
 		return verdict, nil
 	}
 	v.observeCache(false)
-	// Only after the look-up: nothing is in the cache under another digest.
-	if err := s.Digest.Validate(); err != nil || s.Digest.Algorithm() != digest.SHA256 {
-		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%.100q is not a sha256 digest", s.Digest)}
-	}
-
 	// A caller whose time is up must not start what would outlive it and hold a place.
 	if ctx.Err() != nil {
 		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%w: %w", evidence.ErrUnavailable, context.Cause(ctx))}
@@ -186,7 +192,7 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 		// that does so on a stranger's bytes must end neither the agent, and with it the node's
 		// way to its runtime, nor in an allow.
 		err := rescue.Do(v.opts.Log, "the verification", func() (err error) {
-			verdict, err = v.verify(ctx, st, k, s)
+			verdict, err = v.verify(ctx, st, k, s, policies)
 			return err
 		})
 		var undecided *UndecidedError
@@ -207,7 +213,7 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 }
 
 // verify is one verification, and its measurement.
-func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject) (verdict Verdict, err error) {
+func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject, policies []*policy.Policy) (verdict Verdict, err error) {
 	// The verification that was under way when Verify looked may have ended before this one began.
 	if verdict, ok := v.cache.get(k, s.Credentials, v.now()); ok {
 		return verdict, nil
@@ -217,25 +223,21 @@ func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject) (ver
 		err = rescue.ErrPanicked // what is told if deciding does not return
 		defer func() { v.opts.Judged(v.now().Sub(start), err) }()
 	}
-	return v.decide(ctx, st, k, s)
+	return v.decide(ctx, st, k, s, policies)
 }
 
-func (v *Verifier) decide(ctx context.Context, st *state, k key, s Subject) (Verdict, error) {
-	matched, err := st.set.Match(s.Image, s.Digest)
-	if err != nil {
-		return Verdict{}, &UndecidedError{Subject: s, Err: err}
-	}
-	var ev *evidence.Evidence
-	if needsEvidence(matched) {
+func (v *Verifier) decide(ctx context.Context, st *state, k key, s Subject, policies []*policy.Policy) (Verdict, error) {
+	j := &judgement{subject: s, refs: st.refs, now: v.now()}
+	if asks := plan(policies, s); len(asks) > 0 {
 		leave, err := v.enter(ctx)
 		defer leave()
-		ev = v.gather(ctx, s, err)
+		j.found = v.gatherAll(ctx, st, asks, s, err)
 	}
-	// A fetch that used up its time may still have found a good signature, so judging has as
-	// much again.
-	judging, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.opts.FetchTimeout)
-	defer cancel()
-	verdict, settled, err := judge(judging, matched, v.opts.NoMatch, s, ev)
+	verdict, settled, err := v.judge(ctx, j, policies)
+	if len(j.unproved) > 0 && (err != nil || !verdict.Allowed || verdict.Warn) {
+		j.proved = v.prove(ctx, j)
+		verdict, settled, err = v.judge(ctx, j, policies)
+	}
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -244,14 +246,68 @@ func (v *Verifier) decide(ctx context.Context, st *state, k key, s Subject) (Ver
 	ttl := v.opts.DenyTTL
 	if verdict.Allowed && !verdict.Warn {
 		ttl = v.opts.AllowTTL
-	}
-	if verdict.Allowed && !verdict.Warn && ev != nil && ev.Incomplete == nil && v.opts.Keeper != nil {
-		v.opts.Keeper.Keep(ev)
+		v.keep(j)
 	}
 	if settled {
 		v.cache.put(k, s.Credentials, verdict, v.now().Add(ttl))
 	}
 	return verdict, nil
+}
+
+// judge bounds the time of a judgement. A fetch that used up its time may still have found a good signature, so
+// judging has as much again.
+func (v *Verifier) judge(ctx context.Context, j *judgement, policies []*policy.Policy) (Verdict, bool, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.opts.FetchTimeout)
+	defer cancel()
+	return j.judge(ctx, policies, v.opts.NoMatch)
+}
+
+// keep remembers what an allow rested on, if all questions were answered.
+func (v *Verifier) keep(j *judgement) {
+	if v.opts.Keeper == nil {
+		return
+	}
+	proved := map[place]*evidence.Evidence{}
+	for key, p := range j.proved {
+		if p.err == nil {
+			proved[key.at] = p.ev
+		}
+	}
+	for at, ev := range j.found {
+		if ev.Incomplete != nil {
+			continue
+		}
+		if with, ok := proved[at]; ok {
+			ev = with
+		}
+		v.opts.Keeper.Keep(ev)
+	}
+}
+
+// prove asks the logs that policies name for the proofs that did not come with signatures.
+func (v *Verifier) prove(ctx context.Context, j *judgement) map[proofKey]proof {
+	proved := map[proofKey]proof{}
+	for key, keys := range j.unproved {
+		p := proof{err: fmt.Errorf("%w: no log can be asked here", evidence.ErrUnavailable)}
+		if v.opts.Prover != nil {
+			p.ev, p.err = v.opts.Prover.Prove(ctx, key.url, pems(keys), j.found[key.at])
+		}
+		if p.err == nil && (p.ev == nil || p.ev.Digest != j.subject.Digest) {
+			p.err = errors.New("the answer is about something else")
+		}
+		proved[key] = p
+	}
+	return proved
+}
+
+// pems are the keys as a log takes them.
+func pems(keys []policy.PublicKey) (all [][]byte) {
+	for _, k := range keys {
+		if raw, err := cryptoutils.MarshalPublicKeyToPEM(k.Key); err == nil && !slices.ContainsFunc(all, func(b []byte) bool { return bytes.Equal(b, raw) }) {
+			all = append(all, raw)
+		}
+	}
+	return all
 }
 
 // enter waits for a place among those who may hold evidence in memory, and as long as ctx lasts.
@@ -262,36 +318,6 @@ func (v *Verifier) enter(ctx context.Context) (leave func(), err error) {
 	case <-ctx.Done():
 		return func() {}, fmt.Errorf("%w: too many other images are being asked about: %w", evidence.ErrUnavailable, context.Cause(ctx))
 	}
-}
-
-// gather fetches the evidence about s. What a registry could not be asked about for the moment is
-// filled up from what was kept: a pod must be able to restart while its registry is away, or
-// when its pull secret came with the pull and not with the restart. Kept evidence is signed
-// data like any other and is judged like it; that some is missing stays on record in Incomplete, so that
-// without a good signature among it the outcome is "could not find out" and not "unsigned". err says why
-// nobody can be asked, if that is so.
-func (v *Verifier) gather(ctx context.Context, s Subject, err error) *evidence.Evidence {
-	var ev *evidence.Evidence
-	if err == nil {
-		ev, err = v.opts.Source.Fetch(ctx, evidence.Question{Repository: s.Repository, Digest: s.Digest, Credentials: []evidence.Credentials{s.Credentials}})
-		if err == nil && ev == nil {
-			err = errors.New("no evidence was given, and no reason")
-		}
-	}
-	if err != nil {
-		// Policies that need no evidence, or only warn, are still judged.
-		ev = &evidence.Evidence{Repository: s.Repository, Digest: s.Digest, Incomplete: err}
-	}
-	if ev.Incomplete == nil || definite(ev.Incomplete) || v.opts.Keeper == nil {
-		return ev
-	}
-	if kept := v.opts.Keeper.Recall(s.Repository, s.Digest); kept != nil && kept.Digest == s.Digest && ev.Digest == s.Digest {
-		more := *ev // evidence is not changed once it was handed out
-		more.Signatures = append(slices.Clone(ev.Signatures), kept.Signatures...)
-		more.Bundles = append(slices.Clone(ev.Bundles), kept.Bundles...)
-		return &more
-	}
-	return ev
 }
 
 func (v *Verifier) observeCache(hit bool) {

@@ -1,0 +1,146 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cosentry/cosentry/verify/policy"
+	"github.com/cosentry/cosentry/verify/rules"
+	"github.com/cosentry/cosentry/verify/sigstore"
+)
+
+// attestations judges an authority that asks for attestations: each one that it names must be there, signed as it
+// demands, of the type, and accepted by its rule. None of a type is a failure.
+func (j *judgement) attestations(ctx context.Context, a *policy.Authority, d sigstore.Demand, m *sigstore.Material, r *answer) {
+	verified, tally := m.Attestations(ctx, d)
+	r.Found = tally.Found
+	if len(verified) == 0 {
+		r.Reason = fmt.Sprintf("no attestation by authority %q (%s)", a.Name, tally.Why())
+		return
+	}
+	r.match.Attestations = map[string][]rules.Attestation{}
+	var signers []sigstore.Signer
+	r.Passed = true
+	for i := range a.Attestations {
+		want := &a.Attestations[i]
+		accepted, err := j.attestation(ctx, want, verified)
+		result := AttestationResult{Name: want.Name, PredicateType: want.PredicateType, Passed: err == nil}
+		if err != nil {
+			result.Reason = cut(err.Error(), maxAuthorityReason)
+			if r.Passed {
+				r.Reason = fmt.Sprintf("authority %q: attestation %q: %v", a.Name, want.Name, err)
+			}
+			r.Passed = false
+			if undecided := gapOfRule(err); r.missing == nil {
+				r.missing = undecided
+			}
+		}
+		r.Attestations = append(r.Attestations, result)
+		for _, att := range accepted {
+			signers = append(signers, att.Signer)
+			r.match.Attestations[want.Name] = append(r.match.Attestations[want.Name], rules.Attestation{
+				Signature: signature(att.Signer), PredicateType: want.PredicateType,
+			})
+		}
+	}
+	if r.Passed {
+		r.signedBy(signers)
+	}
+}
+
+// attestation returns those of the verified that are what is wanted; without any, it says why. One that is
+// accepted suffices, whatever is wrong with others of the type.
+func (j *judgement) attestation(ctx context.Context, want *policy.Attestation, verified []sigstore.Attestation) (accepted []sigstore.Attestation, err error) {
+	text, kind := "", ""
+	if want.Rule != nil {
+		if text, err = j.refs.Rule(want.Rule); err != nil {
+			return nil, fmt.Errorf("its rule cannot be had: %w", err)
+		}
+		kind = want.Rule.Type
+	}
+	ofType := 0
+	var first error
+	for _, att := range verified {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		payload, err := rules.Payload(want.PredicateType, att.Envelope)
+		if payload == nil && err == nil {
+			continue // of another type
+		}
+		ofType++
+		if err == nil && want.Rule != nil {
+			err = evaluate(ctx, want.Name, kind, text, payload)
+		}
+		if err == nil {
+			accepted = append(accepted, att)
+		} else if first == nil || gapOfRule(first) == nil && gapOfRule(err) != nil {
+			first = err
+		}
+	}
+	switch {
+	case len(accepted) > 0:
+		return accepted, nil
+	case ofType == 0:
+		return nil, fmt.Errorf("none of type %q among the %d that are signed", want.PredicateType, len(verified))
+	default:
+		return nil, first
+	}
+}
+
+// rule evaluates a policy's rule over the authorities that passed, as policy-controller does.
+func (j *judgement) rule(ctx context.Context, p *policy.Policy, all []answer) (err, missing error) {
+	input := rules.Result{AuthorityMatches: map[string]rules.AuthorityMatch{}}
+	for _, a := range all {
+		if a.Passed {
+			input.AuthorityMatches[a.Authority] = a.match
+		}
+	}
+	if p.FetchConfigFile {
+		ev := j.found[place{repository: j.subject.Repository}]
+		if ev == nil || len(ev.Configs) == 0 {
+			err := errors.New("the image's config files, which its rule is about, could not be had")
+			if ev != nil && ev.Incomplete != nil {
+				err = fmt.Errorf("%w: %w", err, ev.Incomplete)
+				return err, gap(ev.Incomplete)
+			}
+			return err, nil
+		}
+		input.Config = ev.RawConfigs()
+	}
+	if p.IncludeObjectMeta {
+		input.ObjectMeta = objectMeta(j.subject.Pod)
+	}
+	if p.IncludeTypeMeta {
+		input.TypeMeta = rules.PodType()
+	}
+	text, err := j.refs.Rule(p.Rule)
+	if err != nil {
+		return fmt.Errorf("its rule cannot be had: %w", err), gap(err)
+	}
+	raw, err := input.JSON()
+	if err != nil {
+		return err, nil
+	}
+	err = evaluate(ctx, "ClusterImagePolicy", p.Rule.Type, text, raw)
+	return err, gapOfRule(err)
+}
+
+// evaluate takes a rule's warning for a refusal, as policy-controller does.
+func evaluate(ctx context.Context, name, kind, text string, input []byte) error {
+	warning, err := rules.Evaluate(ctx, name, kind, text, input)
+	if err == nil && warning != "" {
+		return &rules.RefusedError{Reason: warning}
+	}
+	return err
+}
+
+// gapOfRule is the error unless it is the rule's own no: what could not be evaluated in its time is no refusal.
+func gapOfRule(err error) error {
+	var no *rules.RefusedError
+	if err == nil || errors.As(err, &no) {
+		return nil
+	}
+	return gap(err)
+}

@@ -1,0 +1,177 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cosentry/cosentry/verify/evidence"
+	"github.com/cosentry/cosentry/verify/policy"
+)
+
+// place is where signatures about a subject are looked for.
+type place struct {
+	repository, prefix string
+	secrets            string // names of pull secrets, a line each
+}
+
+// placeOf is where an authority has its signatures.
+func placeOf(s Subject, a *policy.Authority) place {
+	at := place{repository: s.Repository}
+	if a.Source == nil {
+		return at
+	}
+	if a.Source.Repository != "" {
+		at.repository = a.Source.Repository
+	}
+	at.prefix, at.secrets = a.Source.TagPrefix, strings.Join(a.Source.PullSecrets, "\n")
+	return at
+}
+
+// gathered is the evidence by place. An authority whose place is not there was not to be asked.
+type gathered map[place]*evidence.Evidence
+
+// plan says what has to be asked, and where. It is empty if no policy needs evidence: a static pass must not
+// contact a registry, and an image under no policy costs nothing.
+func plan(policies []*policy.Policy, s Subject) map[place]evidence.Question {
+	asks := map[place]evidence.Question{}
+	ask := func(at place, more func(*evidence.Question)) {
+		q, ok := asks[at]
+		if !ok {
+			q = evidence.Question{Repository: at.repository, Digest: s.Digest, TagPrefix: at.prefix}
+		}
+		more(&q)
+		asks[at] = q
+	}
+	for _, p := range policies {
+		if p.Rule == nil && passesStatically(p) {
+			continue
+		}
+		for i := range p.Authorities {
+			a := &p.Authorities[i]
+			if a.Key == nil && a.Keyless == nil {
+				continue
+			}
+			ask(placeOf(s, a), func(q *evidence.Question) { q.Attestations = q.Attestations || len(a.Attestations) > 0 })
+		}
+		if p.Rule != nil && p.FetchConfigFile {
+			ask(place{repository: s.Repository}, func(q *evidence.Question) { q.Config = true })
+		}
+	}
+	return asks
+}
+
+func passesStatically(p *policy.Policy) bool {
+	return slices.ContainsFunc(p.Authorities, func(a policy.Authority) bool { return a.Static != nil && a.Static.Pass })
+}
+
+// maxPlaces is how many places are asked at once about one image.
+const maxPlaces = 4
+
+// gatherAll fetches what the plan asks. It does not fail: what could not be had is in each Evidence.Incomplete.
+func (v *Verifier) gatherAll(ctx context.Context, st *state, asks map[place]evidence.Question, s Subject, err error) gathered {
+	type found struct {
+		at place
+		ev *evidence.Evidence
+	}
+	all := make(chan found, len(asks))
+	var group errgroup.Group
+	group.SetLimit(maxPlaces)
+	for at, q := range asks {
+		group.Go(func() error {
+			all <- found{at, v.gatherAt(ctx, st, at, q, s, err)}
+			return nil
+		})
+	}
+	_ = group.Wait() // none fails
+	close(all)
+	g := gathered{}
+	for f := range all {
+		g[f.at] = f.ev
+	}
+	return g
+}
+
+// gatherAt asks at one place, with the secrets that the policy names for it or else those of the request.
+func (v *Verifier) gatherAt(ctx context.Context, st *state, at place, q evidence.Question, s Subject, err error) *evidence.Evidence {
+	if registry(at.repository) == registry(s.Repository) && !s.Credentials.IsZero() {
+		// They were sent for the image's registry; another one may be anybody's.
+		q.Credentials = []evidence.Credentials{s.Credentials}
+	}
+	if at.secrets != "" {
+		secrets, serr := pullSecrets(st, at, s.Pod)
+		q.Credentials = append(secrets, q.Credentials...)
+		if ev := v.gather(ctx, q, err); serr == nil || ev.Incomplete == nil {
+			return ev
+		} else {
+			more := *ev // evidence is not changed once it was handed out
+			more.Incomplete = errors.Join(ev.Incomplete, serr)
+			return &more
+		}
+	}
+	return v.gather(ctx, q, err)
+}
+
+// pullSecrets reads the secrets of the pod's namespace. Those that are not there are told of only if
+// the registry does not answer without.
+func pullSecrets(st *state, at place, pod *policy.Pod) (all []evidence.Credentials, err error) {
+	if pod == nil {
+		return nil, errors.New("the pull secrets are those of a pod's namespace, and the request is for no pod")
+	}
+	var missing []error
+	for name := range strings.SplitSeq(at.secrets, "\n") {
+		raw, err := st.refs.PullSecret(pod.Namespace, name)
+		if err == nil {
+			var c []evidence.Credentials
+			c, err = evidence.FromDockerConfig(raw, at.repository)
+			all = append(all, c...)
+		}
+		if err != nil {
+			missing = append(missing, fmt.Errorf("pull secret %q: %w", name, err))
+		}
+	}
+	return all, errors.Join(missing...)
+}
+
+func registry(repository string) string {
+	host, _, _ := strings.Cut(repository, "/")
+	return host
+}
+
+// gather asks one question. What a registry could not be asked about for the moment is
+// filled up from what was kept: a pod must be able to restart while its registry is away, or
+// when its pull secret came with the pull and not with the restart. Kept evidence is signed
+// data like any other and is judged like it; that some is missing stays on record in Incomplete, so that
+// without a good signature among it the outcome is "could not find out" and not "unsigned". err says why
+// nobody can be asked, if that is so.
+func (v *Verifier) gather(ctx context.Context, q evidence.Question, err error) *evidence.Evidence {
+	var ev *evidence.Evidence
+	if err == nil {
+		ev, err = v.opts.Source.Fetch(ctx, q)
+		if err == nil && ev == nil {
+			err = errors.New("no evidence was given, and no reason")
+		}
+	}
+	if err != nil {
+		// Policies that need no evidence, or only warn, are still judged.
+		ev = &evidence.Evidence{Repository: q.Repository, Digest: q.Digest, TagPrefix: q.TagPrefix, Incomplete: err}
+	}
+	if ev.Incomplete == nil || definite(ev.Incomplete) || v.opts.Keeper == nil {
+		return ev
+	}
+	if kept := v.opts.Keeper.Recall(q); kept != nil && kept.Digest == q.Digest && ev.Digest == q.Digest {
+		more := *ev // evidence is not changed once it was handed out
+		more.Signatures = append(slices.Clone(ev.Signatures), kept.Signatures...)
+		more.Bundles = append(slices.Clone(ev.Bundles), kept.Bundles...)
+		more.Attestations = append(slices.Clone(ev.Attestations), kept.Attestations...)
+		if len(more.Configs) == 0 {
+			more.Configs = kept.Configs
+		}
+		return &more
+	}
+	return ev
+}
