@@ -43,8 +43,42 @@ const (
 	Token
 	// Parallel is how many requests one question has under way at once. It is a width, never an error.
 	Parallel
-	// Questions is how many images are asked about at once on a node. It is a width, never an error.
+	// Questions is how many images are asked about at once on a node. It is a width, never an error. A question that
+	// asks for attestations counts for as many as it may hold more material than another.
 	Questions
+	// Attestation is the size of one attestation: its envelope, or the bundle that it comes in where attestations are
+	// asked for. It is not that of a signature, because a list of a large image's packages has megabytes; a third of it
+	// is base64.
+	Attestation
+	// AttestedMaterial is what Material is to a question that asks for attestations. It is four times as much, and such a
+	// question takes four of the places that Questions counts, so that all questions at once hold no more than ever.
+	AttestedMaterial
+	// Config is the size of one config file of an image.
+	Config
+	// Platforms is for how many platforms an image's config files are looked at.
+	Platforms
+	// Credentials is how many credentials of one pull secret are for one repository.
+	Credentials
+	// Saved is about how many images and places one folder of saved evidence may tell.
+	Saved
+	// LogEntries is for how many entries a transparency log is asked about one image.
+	LogEntries
+	// LogAnswer is the size of a transparency log's answer about ten entries.
+	LogAnswer
+	// HeldFile is the size of a Secret's or ConfigMap's file, as Kubernetes bounds it.
+	HeldFile
+	// HeldFiles is how many files one Secret or ConfigMap is looked through for its only one.
+	HeldFiles
+	// RemoteRule is the size of a CUE or Rego rule that a policy has by its URL.
+	RemoteRule
+	// KMSAnswer is the size of what a key management service says in one connection or one call.
+	KMSAnswer
+	// KeptKey is the size of a public key as it is kept on disk.
+	KeptKey
+	// TrustedRoot is the size of a trusted_root.json.
+	TrustedRoot
+	// Fetches is how many keys, rules and trust roots are fetched at once. It is a width, never an error.
+	Fetches
 )
 
 var bounds = [...]struct {
@@ -62,6 +96,22 @@ var bounds = [...]struct {
 	Token:         {"token answer size", "bytes", 64 << 10},
 	Parallel:      {"requests at once", "requests", 8},
 	Questions:     {"images asked about at once", "images", 16},
+
+	Attestation:      {"attestation size", "bytes", 16 << 20},
+	AttestedMaterial: {"total signature material with attestations", "bytes", 64 << 20},
+	Config:           {"config file size", "bytes", 1 << 20},
+	Platforms:        {"platforms of an image", "platforms", 64},
+	Credentials:      {"credentials for one repository", "credentials", 16},
+	Saved:            {"images in one folder of saved evidence", "images", 1024},
+	LogEntries:       {"transparency log entries asked for", "entries", 256},
+	LogAnswer:        {"transparency log answer size", "bytes", 4 << 20},
+	HeldFile:         {"size of a Secret's or ConfigMap's file", "bytes", 1 << 20},
+	HeldFiles:        {"files of one Secret or ConfigMap", "files", 1024},
+	RemoteRule:       {"size of a remote rule", "bytes", 1 << 20},
+	KMSAnswer:        {"answer of a key management service", "bytes", 1 << 20},
+	KeptKey:          {"size of a kept public key", "bytes", 64 << 10},
+	TrustedRoot:      {"size of a trusted root", "bytes", 4 << 20},
+	Fetches:          {"fetches at once", "fetches", 4},
 }
 
 // Max is the largest value that is within the bound.
