@@ -20,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -44,7 +43,7 @@ type Source interface {
 // of what an allow rested on. *evidence.Store is one.
 type Keeper interface {
 	Keep(*evidence.Evidence)
-	Recall(repository string, d digest.Digest) *evidence.Evidence // nil if there is none
+	Recall(q evidence.Question) *evidence.Evidence // nil if there is none that answers all of q
 }
 
 // ErrNoPolicy is wrapped by errors of a Verifier that has no usable policy set.
@@ -271,9 +270,10 @@ func (v *Verifier) enter(ctx context.Context) (leave func(), err error) {
 // without a good signature among it the outcome is "could not find out" and not "unsigned". err says why
 // nobody can be asked, if that is so.
 func (v *Verifier) gather(ctx context.Context, s Subject, err error) *evidence.Evidence {
+	q := evidence.Question{Repository: s.Repository, Digest: s.Digest, Credentials: []evidence.Credentials{s.Credentials}}
 	var ev *evidence.Evidence
 	if err == nil {
-		ev, err = v.opts.Source.Fetch(ctx, evidence.Question{Repository: s.Repository, Digest: s.Digest, Credentials: []evidence.Credentials{s.Credentials}})
+		ev, err = v.opts.Source.Fetch(ctx, q)
 		if err == nil && ev == nil {
 			err = errors.New("no evidence was given, and no reason")
 		}
@@ -285,13 +285,10 @@ func (v *Verifier) gather(ctx context.Context, s Subject, err error) *evidence.E
 	if ev.Incomplete == nil || definite(ev.Incomplete) || v.opts.Keeper == nil {
 		return ev
 	}
-	if kept := v.opts.Keeper.Recall(s.Repository, s.Digest); kept != nil && kept.Digest == s.Digest && ev.Digest == s.Digest {
-		more := *ev // evidence is not changed once it was handed out
-		more.Signatures = append(slices.Clone(ev.Signatures), kept.Signatures...)
-		more.Bundles = append(slices.Clone(ev.Bundles), kept.Bundles...)
-		return &more
+	if ev.Digest != s.Digest {
+		return ev
 	}
-	return ev
+	return ev.With(v.opts.Keeper.Recall(q))
 }
 
 func (v *Verifier) observeCache(hit bool) {
