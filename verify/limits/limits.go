@@ -79,6 +79,17 @@ const (
 	TrustedRoot
 	// Fetches is how many keys, rules and trust roots are fetched at once. It is a width, never an error.
 	Fetches
+	// Proofs is how many log entries, and how many signed timestamps, are looked at beside one signature.
+	Proofs
+	// LogEntry is the size of one log entry's body. Whoever reads one verifies a signature by the key in it, and that
+	// takes a time that grows with the square of the key.
+	LogEntry
+	// Timestamp is the size of one signed timestamp. It holds certificates, whose keys are used before they are trusted.
+	Timestamp
+	// Certificate is the size of a signature's certificate, and of the chain beside it.
+	Certificate
+	// CertificateKey is the length of the RSA key in a signature's certificate.
+	CertificateKey
 )
 
 var bounds = [...]struct {
@@ -112,6 +123,11 @@ var bounds = [...]struct {
 	KeptKey:          {"size of a kept public key", "bytes", 64 << 10},
 	TrustedRoot:      {"size of a trusted root", "bytes", 4 << 20},
 	Fetches:          {"fetches at once", "fetches", 4},
+	Proofs:           {"log entries or timestamps of one signature", "proofs", 4},
+	LogEntry:         {"log entry size", "bytes", 16 << 10},
+	Timestamp:        {"signed timestamp size", "bytes", 16 << 10},
+	Certificate:      {"certificate size", "bytes", 64 << 10},
+	CertificateKey:   {"RSA key of a certificate", "bits", 8 << 10},
 }
 
 // Max is the largest value that is within the bound.
