@@ -79,6 +79,18 @@ const (
 	TrustedRoot
 	// Fetches is how many keys, rules and trust roots are fetched at once. It is a width, never an error.
 	Fetches
+	// Certificates is how many certificates one trust root may hold in all.
+	Certificates
+	// TUFMetadata is the size of one metadata file of a TUF repository.
+	TUFMetadata
+	// TUFArchive is the size of a TUF repository as a gzipped tar, in a document or kept on disk.
+	TUFArchive
+	// TUFUnpacked is the size of such an archive once it is unpacked: a few kilobytes of gzip may hold gigabytes.
+	TUFUnpacked
+	// TUFFiles is how many entries such an archive may have.
+	TUFFiles
+	// TUFTargets is how many targets of a TUF repository without a trusted_root.json are read.
+	TUFTargets
 	// Proofs is how many log entries, and how many signed timestamps, are looked at beside one signature.
 	Proofs
 	// LogEntry is the size of one log entry's body. Whoever reads one verifies a signature by the key in it, and that
@@ -123,6 +135,13 @@ var bounds = [...]struct {
 	KeptKey:          {"size of a kept public key", "bytes", 64 << 10},
 	TrustedRoot:      {"size of a trusted root", "bytes", 4 << 20},
 	Fetches:          {"fetches at once", "fetches", 4},
+
+	Certificates: {"certificates of a trust root", "certificates", 256},
+	TUFMetadata:  {"size of a TUF metadata file", "bytes", 1 << 20},
+	TUFArchive:   {"size of a TUF repository's archive", "bytes", 4 << 20},
+	TUFUnpacked:  {"size of a TUF repository", "bytes", 16 << 20},
+	TUFFiles:     {"entries of a TUF repository's archive", "entries", 1024},
+	TUFTargets:   {"targets of a TUF repository", "targets", 64},
 	Proofs:           {"log entries or timestamps of one signature", "proofs", 4},
 	LogEntry:         {"log entry size", "bytes", 16 << 10},
 	Timestamp:        {"signed timestamp size", "bytes", 16 << 10},
