@@ -136,17 +136,17 @@ var bounds = [...]struct {
 	TrustedRoot:      {"size of a trusted root", "bytes", 4 << 20},
 	Fetches:          {"fetches at once", "fetches", 4},
 
-	Certificates: {"certificates of a trust root", "certificates", 256},
-	TUFMetadata:  {"size of a TUF metadata file", "bytes", 1 << 20},
-	TUFArchive:   {"size of a TUF repository's archive", "bytes", 4 << 20},
-	TUFUnpacked:  {"size of a TUF repository", "bytes", 16 << 20},
-	TUFFiles:     {"entries of a TUF repository's archive", "entries", 1024},
-	TUFTargets:   {"targets of a TUF repository", "targets", 64},
-	Proofs:           {"log entries or timestamps of one signature", "proofs", 4},
-	LogEntry:         {"log entry size", "bytes", 16 << 10},
-	Timestamp:        {"signed timestamp size", "bytes", 16 << 10},
-	Certificate:      {"certificate size", "bytes", 64 << 10},
-	CertificateKey:   {"RSA key of a certificate", "bits", 8 << 10},
+	Certificates:   {"certificates of a trust root", "certificates", 256},
+	TUFMetadata:    {"size of a TUF metadata file", "bytes", 1 << 20},
+	TUFArchive:     {"size of a TUF repository's archive", "bytes", 4 << 20},
+	TUFUnpacked:    {"size of a TUF repository", "bytes", 16 << 20},
+	TUFFiles:       {"entries of a TUF repository's archive", "entries", 1024},
+	TUFTargets:     {"targets of a TUF repository", "targets", 64},
+	Proofs:         {"log entries or timestamps of one signature", "proofs", 4},
+	LogEntry:       {"log entry size", "bytes", 16 << 10},
+	Timestamp:      {"signed timestamp size", "bytes", 16 << 10},
+	Certificate:    {"certificate size", "bytes", 64 << 10},
+	CertificateKey: {"RSA key of a certificate", "bits", 8 << 10},
 }
 
 // Max is the largest value that is within the bound.
