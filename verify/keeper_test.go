@@ -4,8 +4,6 @@ import (
 	"log/slog"
 	"testing"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/cosentry/cosentry/verify/evidence"
 )
 
@@ -51,7 +49,7 @@ type memory struct {
 
 func (m *memory) Keep(e *evidence.Evidence) { m.kept = append(m.kept, e) }
 
-func (m *memory) Recall(string, digest.Digest) *evidence.Evidence {
+func (m *memory) Recall(evidence.Question) *evidence.Evidence {
 	m.asked++
 	return m.recall
 }

@@ -163,15 +163,8 @@ func (v *Verifier) gather(ctx context.Context, q evidence.Question, err error) *
 	if ev.Incomplete == nil || definite(ev.Incomplete) || v.opts.Keeper == nil {
 		return ev
 	}
-	if kept := v.opts.Keeper.Recall(q); kept != nil && kept.Digest == q.Digest && ev.Digest == q.Digest {
-		more := *ev // evidence is not changed once it was handed out
-		more.Signatures = append(slices.Clone(ev.Signatures), kept.Signatures...)
-		more.Bundles = append(slices.Clone(ev.Bundles), kept.Bundles...)
-		more.Attestations = append(slices.Clone(ev.Attestations), kept.Attestations...)
-		if len(more.Configs) == 0 {
-			more.Configs = kept.Configs
-		}
-		return &more
+	if ev.Digest != q.Digest {
+		return ev
 	}
-	return ev
+	return ev.With(v.opts.Keeper.Recall(q))
 }

@@ -20,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -50,7 +49,7 @@ type Prover interface {
 // of what an allow rested on. *evidence.Store is one.
 type Keeper interface {
 	Keep(*evidence.Evidence)
-	Recall(repository string, d digest.Digest) *evidence.Evidence // nil if there is none
+	Recall(q evidence.Question) *evidence.Evidence // nil if there is none that answers all of q
 }
 
 // ErrNoPolicy is wrapped by errors of a Verifier that has no usable policy set.

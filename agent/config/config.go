@@ -29,6 +29,8 @@ type Config struct {
 	Listen       string       `yaml:"listen"`
 	Runtime      Runtime      `yaml:"runtime"`
 	Policies     Policies     `yaml:"policies"`
+	Namespaces   Namespaces   `yaml:"namespaces"`
+	Trust        Trust        `yaml:"trust"`
 	Verification Verification `yaml:"verification"`
 	Cache        Cache        `yaml:"cache"`
 	Registry     Registry     `yaml:"registry"`
@@ -65,6 +67,35 @@ type Runtime struct {
 type Policies struct {
 	Dir     string `yaml:"dir"`
 	NoMatch string `yaml:"noMatch"`
+}
+
+// Namespaces says for which namespaces' pods images are judged.
+type Namespaces struct {
+	Enforce Scope `yaml:"enforce"`
+	// Exempt wins over Enforce.
+	Exempt Globs `yaml:"exempt"`
+	// File tells the namespaces' labels, for Enforce labelled.
+	File string `yaml:"file"`
+}
+
+// Trust is where what policies refer to is held and kept: secrets, ConfigMaps, keys of key management
+// services, remote rules and trust roots.
+type Trust struct {
+	// Dir holds secrets/ and configmaps/, CacheDir what was fetched.
+	Dir      string `yaml:"dir"`
+	CacheDir string `yaml:"cacheDir"`
+	// Refresh is how often what is fetched is fetched again.
+	Refresh Duration `yaml:"refresh"`
+	// UpdatePublicGood refreshes the built-in trust root of sigstore's public-good instance.
+	UpdatePublicGood bool `yaml:"updatePublicGood"`
+	// Roots are plain trusted_root.json files, which policies name like TrustRoots.
+	Roots RootFiles `yaml:"roots"`
+}
+
+// RootFile is a trusted_root.json file and the name by which policies refer to it.
+type RootFile struct {
+	Name string `yaml:"name"`
+	File string `yaml:"file"`
 }
 
 // Verification bounds the time a decision may take: CreateTimeout that on all images of one
@@ -133,6 +164,8 @@ func Default() Config {
 			UnknownMethods: "refuse",
 		},
 		Policies:     Policies{Dir: "/etc/cosentry/policies", NoMatch: "deny"},
+		Namespaces:   Namespaces{Enforce: Scope{Mode: ScopeAll}, File: "/etc/cosentry/namespaces.yaml"},
+		Trust:        Trust{Dir: "/etc/cosentry", CacheDir: "/var/lib/cosentry/trust", Refresh: Duration(24 * time.Hour), UpdatePublicGood: true},
 		Verification: Verification{CreateTimeout: Duration(30 * time.Second), PullTimeout: Duration(60 * time.Second)},
 		Cache:        Cache{Size: 4096, AllowTTL: Duration(time.Hour), DenyTTL: Duration(30 * time.Second)},
 		Registry:     Registry{HostsDir: "/etc/containerd/certs.d", DockerConfig: "/var/lib/kubelet/config.json"},

@@ -36,6 +36,8 @@ node: n1
 listen: /run/a.sock
 runtime: {endpoint: unix:///run/b.sock, type: cri, namespace: ns, unknownMethods: forward}
 policies: {dir: /p, noMatch: warn}
+namespaces: {enforce: [prod, "team-*"], exempt: [kube-system], file: /n}
+trust: {dir: /t, cacheDir: /u, refresh: 3h, updatePublicGood: false, roots: [{name: corp, file: /r.json}]}
 verification: {createTimeout: 5s, pullTimeout: 6s}
 cache: {size: 7, allowTTL: 8m, denyTTL: 9s}
 registry: {hostsDir: "/h:/i", dockerConfig: /d}
@@ -51,6 +53,8 @@ log: {format: text, level: debug}
 		APIVersion: APIVersion, Kind: Kind, Mode: Observe, Node: "n1", Listen: "/run/a.sock",
 		Runtime:      Runtime{"/run/b.sock", "cri", "ns", "forward"},
 		Policies:     Policies{"/p", "warn"},
+		Namespaces:   Namespaces{Scope{Globs: Globs{"prod", "team-*"}}, Globs{"kube-system"}, "/n"},
+		Trust:        Trust{"/t", "/u", Duration(3 * time.Hour), false, RootFiles{{"corp", "/r.json"}}},
 		Verification: Verification{Duration(5 * time.Second), Duration(6 * time.Second)},
 		Cache:        Cache{7, Duration(8 * time.Minute), Duration(9 * time.Second)},
 		Registry:     Registry{"/h:/i", "/d"},
@@ -104,6 +108,26 @@ func TestFaultsAreNamed(t *testing.T) {
 		"text for true or false":           {head + "audit: {required: always}\n", `line 3: "always" stands where true or false belongs`},
 		"a fraction for a number":          {head + "cache: {size: 1.5}\n", `line 3: "1.5" is not a whole number`},
 		"a list for a duration":            {head + "cache: {allowTTL: [1h]}\n", "line 3"},
+		"enforce misspelt":                 {head + "namespaces: {enforce: labeled}\n", `line 3: namespaces.enforce: "labeled" is not one of all, labelled, or a list`},
+		"enforce in a group":               {head + "namespaces: {enforce: {a: b}}\n", "a group of settings stands where a word or a list belongs"},
+		"a name where a list belongs":      {head + "namespaces: {enforce: prod}\n", "or a list such as"},
+		"a word in a list":                 {head + "namespaces: {enforce: [all]}\n", "are not written in a list"},
+		"nothing is judged":                {head + "namespaces: {enforce: []}\n", "an empty list would judge nothing"},
+		"a list in a list":                 {head + "namespaces: {enforce: [[a]]}\n", "line 3: a list stands where text belongs"},
+		"everything is exempt":             {head + "namespaces: {exempt: [\"**\"]}\n", "exempts every namespace"},
+		"text for a list":                  {head + "namespaces: {exempt: kube-system}\n", "stands where a list belongs"},
+		"a glob that matches nothing":      {head + "namespaces: {exempt: [Kube-System]}\n", `namespaces.exempt: "Kube-System" matches no name`},
+		"a glob of another language":       {head + "namespaces: {enforce: [\"team-?\"]}\n", `namespaces.enforce: "team-?" matches no name`},
+		"an empty glob":                    {head + "namespaces: {enforce: [\"\"]}\n", `"" matches no name`},
+		"a pod in place of a namespace":    {head + "namespaces: {exempt: [a/b]}\n", "matches no name"},
+		"namespaces file by relative path": {head + "namespaces: {file: n.yaml}\n", "namespaces.file"},
+		"trust folder by relative path":    {head + "trust: {dir: t}\n", "trust.dir"},
+		"trust refreshed without a pause":  {head + "trust: {refresh: 1s}\n", "trust.refresh: 1s is not between 1m0s and 168h0m0s"},
+		"a root without a name":            {head + "trust: {roots: [{file: /a}]}\n", "trust.roots: \"\" is no name"},
+		"a root without a file":            {head + "trust: {roots: [{name: a}]}\n", "trust.roots: \"\" is not an absolute path"},
+		"two roots of one name":            {head + "trust: {roots: [{name: a, file: /a}, {name: a, file: /b}]}\n", "named twice"},
+		"a root with an unknown key":       {head + "trust: {roots: [{name: a, path: /a}]}\n", "line 3: unknown setting path"},
+		"text for roots":                   {head + "trust: {roots: /a}\n", "stands where a list belongs"},
 		"several faults, each with a name": {head + "mode: x\nnode: \"\"\n", "node: must not be empty"},
 	} {
 		t.Run(name, func(t *testing.T) {

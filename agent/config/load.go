@@ -114,6 +114,8 @@ func kindInWords(text string) string {
 	switch {
 	case part[3] == "bool":
 		want = "true or false"
+	case part[3] == "config.Globs" || part[3] == "config.RootFiles":
+		want = "a list"
 	case strings.HasPrefix(part[3], "config.") && part[3] != "config.Mode":
 		want = "a group of settings, one a line"
 	}

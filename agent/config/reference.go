@@ -28,7 +28,7 @@ func settings(c Config) iter.Seq2[string, any] {
 func walk(prefix string, v reflect.Value, yield func(string, any) bool) bool {
 	for i := range v.NumField() {
 		name, f := prefix+v.Type().Field(i).Tag.Get("yaml"), v.Field(i)
-		if f.Kind() == reflect.Struct {
+		if _, leaf := f.Interface().(fmt.Stringer); f.Kind() == reflect.Struct && !leaf {
 			if !walk(name+".", f, yield) {
 				return false
 			}
@@ -80,6 +80,14 @@ var described = map[string]string{
 	"runtime.unknownMethods":     "CRI methods that this build does not know: `refuse` answers Unimplemented, as an older runtime would; `forward` passes them on unjudged. `RestorePod` is never passed on.",
 	"policies.dir":               "Folder of ClusterImagePolicy files (`.yaml`, `.yml`, `.json`; not its subfolders). Read again when it changes, on SIGHUP, and every minute.",
 	"policies.noMatch":           "What happens to an image that no policy matches: `deny`, `warn` (let through, recorded as a warning) or `allow`.",
+	"namespaces.enforce":         "For which namespaces' pods images are judged. `all`; a list of namespace names, in which `*` stands for any run of characters (`[prod, \"team-*\"]`); or `labelled`: those that have policy-controller's label `policy.sigstore.dev/include=true` in `namespaces.file`. A pod whose namespace the request does not tell is judged in any case.",
+	"namespaces.exempt":          "List of namespace names as above whose pods' images are not judged, whatever `namespaces.enforce` says: whoever may create pods there can run anything on this node. Their pulls are still resolved and made by digest, lest a tag be moved under another namespace's containers: a registry that cosentry cannot reach fails them too. Paths and checkpoints are refused everywhere.",
+	"namespaces.file":            "What `kubectl get namespaces -o yaml` (or `-o json`) prints, for `labelled`; at most 8 MiB. Replace it by a rename. Read again when it changes, on SIGHUP, and every minute. A namespace that is not in it is judged; without the file all are. While it cannot be read, what it last said holds.",
+	"trust.dir":                  "Folder of what policies refer to by name: `secrets/<namespace>/<name>/<key>` and `configmaps/<namespace>/<name>/<key>`.",
+	"trust.cacheDir":             "Folder, made with mode 0700, in which what was fetched is kept for when its server is away: public keys of key management services, remote rules, trust roots. What is signed or bound by a hash is checked again when it is read.",
+	"trust.refresh":              "How often keys of key management services and trust roots are fetched again: 1m to 168h. Failures are tried again sooner.",
+	"trust.updatePublicGood":     "Keep the trust root of sigstore's public-good instance up to date from its TUF repository, where some policy asks for it. `false`: the one built in is used until it expires.",
+	"trust.roots":                "List of `{name: …, file: …}`: trusted_root.json files, which `trustRootRef` names like TrustRoot documents.",
 	"verification.createTimeout": "How long judging all images of a CreateContainer together may take, those that are mounted included: 100ms to 1m50s, below kubelet's 2 minutes. Mode `observe` judges as well and may delay a call by as much.",
 	"verification.pullTimeout":   "How long judging a PullImage may take, the pull itself not counted: 100ms to 10m. Mode `observe` may delay a pull by as much.",
 	"cache.size":                 "Verdicts kept in memory, 1 to 1048576; the one used longest ago goes first.",

@@ -43,7 +43,13 @@ func (g *Gate) decideCreate(ctx context.Context, req *runtimeapi.CreateContainer
 	ctx, cancel := context.WithTimeout(ctx, g.o.CreateTimeout)
 	defer cancel()
 	cfg := req.GetConfig()
-	if _, err := g.decideImage(ctx, audit.ActionCreate, req, cfg.GetImage()); err != nil {
+	pod := request{
+		sandbox:   req.GetSandboxConfig().GetMetadata(),
+		pod:       podOf(req.GetSandboxConfig()),
+		exempt:    g.exempt(req.GetSandboxConfig()),
+		container: cfg.GetMetadata().GetName(),
+	}
+	if _, err := g.decideImage(ctx, pod.about(audit.ActionCreate, cfg.GetImage()), cfg.GetImage()); err != nil || pod.exempt {
 		return err
 	}
 	// One volume can be mounted a thousand times over. It is judged and recorded once, lest a pod's author
@@ -61,9 +67,9 @@ func (g *Gate) decideCreate(ctx context.Context, req *runtimeapi.CreateContainer
 			continue
 		}
 		if len(judged) == maxImages {
-			return g.settle(g.requestFor(audit.ActionMount, req, spec), verify.Verdict{}, refuse(fmt.Sprintf("the container mounts more than %d different images", maxImages)))
+			return g.settle(pod.about(audit.ActionMount, spec), verify.Verdict{}, refuse(fmt.Sprintf("the container mounts more than %d different images", maxImages)))
 		}
-		id, err := g.decideImage(ctx, audit.ActionMount, req, spec)
+		id, err := g.decideImage(ctx, pod.about(audit.ActionMount, spec), spec)
 		if err != nil {
 			return err
 		}
@@ -72,10 +78,13 @@ func (g *Gate) decideCreate(ctx context.Context, req *runtimeapi.CreateContainer
 	return nil
 }
 
-// decideImage decides on one image of req. If it is accepted, spec is bound to its content, whose ID is returned.
-func (g *Gate) decideImage(ctx context.Context, action string, req *runtimeapi.CreateContainerRequest, spec *runtimeapi.ImageSpec) (id string, err error) {
-	r := g.requestFor(action, req, spec)
-	v, id, err := g.judgeCreate(ctx, r, spec)
+// decideImage decides on one image of a call. If it is accepted, spec is bound to its content, whose ID is returned.
+func (g *Gate) decideImage(ctx context.Context, r request, spec *runtimeapi.ImageSpec) (id string, err error) {
+	judge := g.judgeCreate
+	if r.exempt {
+		judge = g.exemptCreate
+	}
+	v, id, err := judge(ctx, r, spec)
 	if err := g.settle(r, v, err); err != nil {
 		return "", err
 	}
@@ -83,14 +92,10 @@ func (g *Gate) decideImage(ctx context.Context, action string, req *runtimeapi.C
 	return id, nil
 }
 
-func (g *Gate) requestFor(action string, req *runtimeapi.CreateContainerRequest, spec *runtimeapi.ImageSpec) request {
-	return request{
-		action:    action,
-		sandbox:   req.GetSandboxConfig().GetMetadata(),
-		container: req.GetConfig().GetMetadata().GetName(),
-		image:     written(spec),
-		start:     time.Now(),
-	}
+// about is what r, the pod and container of a call, asks for one of the call's images.
+func (r request) about(action string, spec *runtimeapi.ImageSpec) request {
+	r.action, r.image, r.start = action, written(spec), time.Now()
+	return r
 }
 
 // bind lets spec name the content that was judged, except in observe mode, which changes nothing.
@@ -238,7 +243,7 @@ func (g *Gate) judgeManifests(ctx context.Context, r request, ref Reference, img
 	var first verify.Verdict
 	var undecided error
 	for i, d := range digests {
-		v, err := g.o.Verifier.Verify(ctx, verify.Subject{Image: r.image, Repository: ref.Repository, Digest: d, Credentials: c})
+		v, err := g.o.Verifier.Verify(ctx, verify.Subject{Image: r.image, Repository: ref.Repository, Digest: d, Credentials: c, Pod: r.pod})
 		v.Digest, v.Repository = d, ref.Repository
 		if err == nil && v.Allowed {
 			return v, nil

@@ -14,7 +14,11 @@
 //
 // In observe mode it decides and records alike, and forwards every request as it came.
 //
-// It believes nothing that a pod's author can write: annotations and labels are not read.
+// Nothing that a pod's author can write is a permission. Labels and annotations go to the policies, which may select
+// pods by label, as they do in policy-controller, or read the pod's metadata in a rule of their own.
+//
+// In a namespace that is not enforced nothing is judged, and each call is one record all the same. What such a
+// namespace may do to others is as bounded as ever: see exemptPull and exemptCreate.
 package gate
 
 import (
@@ -32,6 +36,7 @@ import (
 	"github.com/cosentry/cosentry/criproxy"
 	"github.com/cosentry/cosentry/verify"
 	"github.com/cosentry/cosentry/verify/evidence"
+	"github.com/cosentry/cosentry/verify/policy"
 )
 
 // Verifier reaches verdicts. Errors mean that none could be reached.
@@ -61,12 +66,14 @@ type Recorder interface {
 	Append(audit.Record) error
 }
 
-// Options configure a Gate. All but Observe, Node and Decided are required.
+// Options configure a Gate. All but Namespaces, Observe, Node and Decided are required.
 type Options struct {
 	Verifier Verifier
 	Resolver Resolver
 	Images   Images
 	Recorder Recorder
+	// Namespaces says where images are judged; nil: everywhere.
+	Namespaces Namespaces
 	// Observe lets everything through and records what would have been refused.
 	Observe bool
 	// Node is this node's name, for the records.
@@ -103,6 +110,9 @@ func New(o Options) (*Gate, error) {
 	if o.Decided == nil {
 		o.Decided = func(string, string, time.Duration) {}
 	}
+	if o.Namespaces == nil {
+		o.Namespaces = everywhere{}
+	}
 	parsed, err := lru.New[string, Reference](maxParsed)
 	if err != nil {
 		return nil, err
@@ -126,7 +136,9 @@ func (g *Gate) parse(s string) (Reference, error) {
 type request struct {
 	action    string
 	sandbox   *runtimeapi.PodSandboxMetadata
+	pod       *policy.Pod // nil: not known
 	container string
+	exempt    bool // nothing is judged
 	// image is the reference as its user wrote it, for words and records.
 	image string
 	start time.Time
@@ -168,7 +180,7 @@ func (g *Gate) record(r request, v verify.Verdict, err error, decision string) a
 		Container: r.container,
 		Image:     r.image,
 		Digest:    v.Digest.String(),
-		Reason:    reason(v, err),
+		Reason:    reason(r, v, err),
 		Mode:      "enforce",
 		CacheHit:  v.Cached,
 		Duration:  time.Since(r.start),

@@ -52,6 +52,7 @@ type world struct {
 	onForward func()
 
 	observe  bool
+	exempt   map[string]bool // namespaces
 	log      bytes.Buffer
 	events   []string
 	records  []audit.Record
@@ -187,6 +188,8 @@ func (w *world) Resolve(_ context.Context, repository, tag string, _ evidence.Cr
 	return d, nil
 }
 
+func (w *world) Enforced(namespace string) bool { return !w.exempt[namespace] }
+
 func (w *world) Revision() string { return "revision" }
 
 func (w *world) Verify(ctx context.Context, s verify.Subject) (verify.Verdict, error) {
@@ -224,7 +227,7 @@ func (w *world) Append(r audit.Record) error {
 func (w *world) gate(t testing.TB) *Gate {
 	t.Helper()
 	g, err := New(Options{
-		Verifier: w, Resolver: w, Images: w, Recorder: w, Observe: w.observe, Node: "node-1",
+		Verifier: w, Resolver: w, Images: w, Recorder: w, Namespaces: w, Observe: w.observe, Node: "node-1",
 		CreateTimeout: time.Minute, PullTimeout: time.Minute,
 		Log:     slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Decided: func(action, decision string, _ time.Duration) { w.decided = append(w.decided, action+" "+decision) },

@@ -20,10 +20,16 @@ func (g *Gate) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest, 
 	r := request{
 		action:  audit.ActionPull,
 		sandbox: req.GetSandboxConfig().GetMetadata(),
+		pod:     podOf(req.GetSandboxConfig()),
+		exempt:  g.exempt(req.GetSandboxConfig()),
 		image:   req.GetImage().GetImage(),
 		start:   time.Now(),
 	}
-	ref, v, err := g.judgePull(ctx, r, credentials(req.GetAuth()))
+	judge := g.judgePull
+	if r.exempt {
+		judge = g.exemptPull
+	}
+	ref, v, err := judge(ctx, r, credentials(req.GetAuth()))
 	if err := g.settle(r, v, err); err != nil {
 		return nil, err
 	}
@@ -33,6 +39,9 @@ func (g *Gate) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest, 
 	alias, err := g.canAlias(ctx)
 	if err != nil {
 		return nil, runtimeError(r, err)
+	}
+	if r.exempt && !alias {
+		return forward(ctx, req)
 	}
 	if ref.Tag != "" && !alias {
 		return g.pullByTag(ctx, r, ref, v, req, forward)
@@ -71,7 +80,7 @@ func (g *Gate) judgePull(ctx context.Context, r request, c evidence.Credentials)
 			return ref, v, &resolveError{err}
 		}
 	}
-	v, err = g.o.Verifier.Verify(ctx, verify.Subject{Image: r.image, Repository: ref.Repository, Digest: d, Credentials: c})
+	v, err = g.o.Verifier.Verify(ctx, verify.Subject{Image: r.image, Repository: ref.Repository, Digest: d, Credentials: c, Pod: r.pod})
 	v.Digest, v.Repository = d, ref.Repository
 	return ref, v, err
 }

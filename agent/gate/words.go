@@ -81,14 +81,14 @@ func explain(r request, v verify.Verdict, err error) error {
 	case errors.Is(err, context.Canceled):
 		return status.Error(codes.Canceled, bounded("the request was canceled while its image was judged"))
 	case errors.Is(err, evidence.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
-		return status.Error(codes.Unknown, bounded(unavailablePrefix+"%s could not be verified: %v. kubelet will retry; to look closer, %s", what, cause(err), see))
+		return status.Error(codes.Unknown, bounded(unavailablePrefix+"%s could not be "+r.asked()+": %v. kubelet will retry; to look closer, %s", what, cause(err), see))
 	case errors.As(err, &resolve) && (errors.Is(err, evidence.ErrNotFound) || errors.Is(err, evidence.ErrUnauthorized)):
 		// The pull itself would have failed, signatures aside: say so, and not that something is unsigned.
 		return status.Error(codes.NotFound, bounded("%s: %v. Check the name and the pull secret", what, cause(err)))
 	case errors.Is(err, evidence.ErrUnauthorized):
 		return refused("%s could not be verified: %v. Give the pod or the node credentials that may read the signatures, or %s", what, cause(err), see)
 	case errors.As(err, &undecided), errors.As(err, &resolve):
-		return refused("%s could not be verified: %v. %s%s", what, cause(err), strings.ToUpper(see[:1]), see[1:])
+		return refused("%s could not be "+r.asked()+": %v. %s%s", what, cause(err), strings.ToUpper(see[:1]), see[1:])
 	default:
 		return runtimeError(r, err)
 	}
@@ -109,6 +109,14 @@ func runtimeError(r request, err error) error {
 
 func unrecorded(r request, err error) error {
 	return status.Error(codes.Unknown, bounded("%s is not started: this node requires an audit record of each decision, and it could not be written: %v. Tell the node's owner: cosentry status", called(r), cause(err)))
+}
+
+// asked is what was to be done with the image.
+func (r request) asked() string {
+	if r.exempt {
+		return "resolved" // nothing else is asked about it
+	}
+	return "verified"
 }
 
 // called is what a message calls the image of r.
@@ -155,10 +163,12 @@ func remedy(v verify.Verdict) string {
 }
 
 // reason is what the record says: the same, without the advice.
-func reason(v verify.Verdict, err error) string {
+func reason(r request, v verify.Verdict, err error) string {
 	switch {
 	case err != nil:
 		return Printable(err.Error())
+	case r.exempt && v.Allowed:
+		return Printable(r.letThrough())
 	case v.NoMatch != "":
 		return "no policy matches"
 	}

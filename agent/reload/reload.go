@@ -13,8 +13,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
-
+	"github.com/cosentry/cosentry/agent/watch"
 	"github.com/cosentry/cosentry/verify/policy"
 )
 
@@ -31,14 +30,8 @@ type Observer interface {
 	PoliciesBroken()
 }
 
-const (
-	// settle is how long changes are collected: editors and ConfigMap mounts make several at once.
-	settle = 50 * time.Millisecond
-	// recheck is how often the folder is read without being told.
-	recheck = time.Minute
-	// maxWarnings bounds the log lines of one load.
-	maxWarnings = 20
-)
+// maxWarnings bounds the log lines of one load.
+const maxWarnings = 20
 
 // Policies loads the policies of one folder.
 type Policies struct {
@@ -131,43 +124,6 @@ func (p *Policies) broken(err error) {
 // Watch loads the policies again whenever the folder changes or again is signalled, until ctx
 // ends.
 func (p *Policies) Watch(ctx context.Context, again <-chan os.Signal) error {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		// Out of inotify instances: a busy node, not a reason to stop. The clock is left.
-		p.log.Warn("the policy folder cannot be watched; it is read every minute", "error", err)
-		p.watch(ctx, again, nil, nil, func() {})
-		return nil
-	}
-	defer w.Close()
-	p.watch(ctx, again, w.Events, w.Errors, func() {
-		// Adding twice is nothing; a folder that was replaced is found again.
-		if err := w.Add(p.dir); err != nil {
-			p.log.Debug("watching the policy folder", "dir", p.dir, "error", err)
-		}
-	})
+	watch.Folder(ctx, p.dir, again, p.log, p.Load)
 	return nil
-}
-
-func (p *Policies) watch(ctx context.Context, again <-chan os.Signal, events <-chan fsnotify.Event, errs <-chan error, add func()) {
-	changed := time.NewTimer(0)
-	defer changed.Stop()
-	tick := time.NewTicker(recheck)
-	defer tick.Stop()
-	for {
-		add()
-		select {
-		case <-ctx.Done():
-			return
-		case <-events:
-			changed.Reset(settle)
-		case <-errs:
-			changed.Reset(settle)
-		case <-tick.C:
-			changed.Reset(0)
-		case <-again:
-			changed.Reset(0)
-		case <-changed.C:
-			p.Load()
-		}
-	}
 }

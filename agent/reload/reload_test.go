@@ -251,24 +251,3 @@ func TestWarningsAreLoggedAndCounted(t *testing.T) {
 		t.Errorf("%d warnings counted", s.Warnings)
 	}
 }
-
-// Where the node is out of inotify instances, signals still count.
-func TestWithoutAWatcher(t *testing.T) {
-	dir := t.TempDir()
-	v := &verifier{}
-	p := New(dir, v, v, slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithCancel(context.Background())
-	again, done := make(chan os.Signal, 1), make(chan struct{})
-	go func() {
-		defer close(done)
-		p.watch(ctx, again, nil, nil, func() {})
-	}()
-	defer func() {
-		cancel()
-		<-done
-	}()
-	eventually(t, "the empty folder is read", func() bool { return v.names() == "" })
-	put(t, dir, "a.yaml", document("signalled"))
-	again <- syscall.SIGHUP
-	eventually(t, "the policy is in force", func() bool { return v.names() == "signalled" })
-}

@@ -26,8 +26,11 @@ type Cosentry struct {
 	// EvidenceDir holds the signatures that were accepted.
 	EvidenceDir string
 	HTTP        string // address of /metrics, /healthz, /readyz, /status
-	dir         string
-	tools       Tools
+	// TrustDir holds secrets/ and configmaps/ that policies refer to.
+	TrustDir string
+	dir      string
+	env      []string
+	tools    Tools
 }
 
 // Settings are the parts of NodeConfig that differ between tests.
@@ -36,6 +39,7 @@ type Settings struct {
 	HostsDir string            // certs.d
 	Policies map[string]string // file name to content
 	Mode     string            // empty is enforce
+	Env      []string          // added to the process's environment
 	// Edit changes the rest of the settings.
 	Edit func(config map[string]any)
 }
@@ -47,7 +51,9 @@ func NewCosentry(tools Tools, dir string, s Settings) (*Cosentry, error) {
 		PolicyDir:   filepath.Join(dir, "policies"),
 		AuditDir:    filepath.Join(dir, "audit"),
 		EvidenceDir: filepath.Join(dir, "evidence"),
+		TrustDir:    filepath.Join(dir, "trust"),
 		dir:         dir,
+		env:         s.Env,
 		tools:       tools,
 	}
 	if err := os.MkdirAll(c.PolicyDir, 0o755); err != nil {
@@ -74,6 +80,8 @@ func NewCosentry(tools Tools, dir string, s Settings) (*Cosentry, error) {
 		"listen":     c.Socket,
 		"runtime":    map[string]any{"endpoint": s.Runtime},
 		"policies":   map[string]any{"dir": c.PolicyDir},
+		"namespaces": map[string]any{"file": filepath.Join(dir, "namespaces.yaml")},
+		"trust":      map[string]any{"dir": c.TrustDir, "cacheDir": filepath.Join(dir, "trustcache"), "updatePublicGood": false},
 		"registry":   map[string]any{"hostsDir": s.HostsDir, "dockerConfig": filepath.Join(dir, "docker.json")},
 		"evidence":   map[string]any{"dir": c.EvidenceDir},
 		"audit":      map[string]any{"dir": c.AuditDir},
@@ -96,6 +104,23 @@ func NewCosentry(tools Tools, dir string, s Settings) (*Cosentry, error) {
 // Config is the settings file's path.
 func (c *Cosentry) Config() string { return filepath.Join(c.dir, "config.yaml") }
 
+// WriteTrust puts a file in place that policies refer to, such as
+// secrets/<namespace>/<name>/<key>, in one step.
+func (c *Cosentry) WriteTrust(name, text string) error {
+	path := filepath.Join(c.TrustDir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	scratch := filepath.Join(c.dir, "trust.new")
+	if err := os.WriteFile(scratch, []byte(text), 0o600); err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	if err := os.Rename(scratch, path); err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	return nil
+}
+
 // WritePolicy puts a policy file in place in one step, as an owner's tools
 // would. Empty text removes the file.
 func (c *Cosentry) WritePolicy(name, text string) error {
@@ -116,7 +141,7 @@ func (c *Cosentry) WritePolicy(name, text string) error {
 // Start starts `cosentry run` and waits until it accepts connections.
 func (c *Cosentry) Start() error {
 	var err error
-	c.Process, err = startProcess(c.dir, "cosentry", c.tools.Cosentry, nil, "run", "--config", c.Config())
+	c.Process, err = startProcess(c.dir, "cosentry", c.tools.Cosentry, c.env, "run", "--config", c.Config())
 	if err != nil {
 		return err
 	}

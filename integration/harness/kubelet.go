@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -71,26 +72,45 @@ type Outcome struct {
 	Output string
 }
 
-// RunPod starts a pod's sandbox on the host's network, or on the pod network
-// where network is set.
+// PodSpec is what there is to say about a pod. Its sandbox is on the host's
+// network, or on the pod network where Network is set.
+type PodSpec struct {
+	Name      string
+	Namespace string // empty is default
+	Labels    map[string]string
+	Network   bool
+}
+
+// RunPod starts a pod's sandbox in namespace default.
 func (k *Kubelet) RunPod(ctx context.Context, name string, network bool) (*Pod, error) {
+	return k.RunPodLike(ctx, PodSpec{Name: name, Network: network})
+}
+
+// RunPodLike starts a pod's sandbox.
+func (k *Kubelet) RunPodLike(ctx context.Context, spec PodSpec) (*Pod, error) {
+	name, namespace := spec.Name, spec.Namespace
+	if namespace == "" {
+		namespace = "default"
+	}
 	uid := fmt.Sprintf("%08d-0000-4000-8000-000000000000", podSerial.Add(1))
-	pod := &Pod{logs: filepath.Join(k.logs, "default_"+name+"_"+uid)}
+	labels := map[string]string{
+		"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.uid": uid,
+	}
+	maps.Copy(labels, spec.Labels)
+	pod := &Pod{logs: filepath.Join(k.logs, namespace+"_"+name+"_"+uid)}
 	if err := os.MkdirAll(pod.logs, 0o755); err != nil {
 		return nil, fmt.Errorf("making the log folder of pod %s: %w", name, err)
 	}
 	mode := runtimeapi.NamespaceMode_NODE
-	if network {
+	if spec.Network {
 		mode = runtimeapi.NamespaceMode_POD
 	}
 	pod.Config = &runtimeapi.PodSandboxConfig{
-		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Uid: uid, Namespace: "default"},
+		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Uid: uid, Namespace: namespace},
 		Hostname:     name,
 		LogDirectory: pod.logs,
-		Labels: map[string]string{
-			"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": "default", "io.kubernetes.pod.uid": uid,
-		},
-		Annotations: map[string]string{"kubernetes.io/config.source": "api"},
+		Labels:       labels,
+		Annotations:  map[string]string{"kubernetes.io/config.source": "api"},
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
 			CgroupParent:    "/" + Cgroup() + "/pod" + uid,
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{Network: mode}},
@@ -162,7 +182,7 @@ func (k *Kubelet) Create(ctx context.Context, pod *Pod, c Container, ref string,
 		LogPath:  c.Name + "_0.log",
 		Labels: map[string]string{
 			"io.kubernetes.container.name": c.Name, "io.kubernetes.pod.name": pod.Config.Metadata.Name,
-			"io.kubernetes.pod.namespace": "default", "io.kubernetes.pod.uid": pod.Config.Metadata.Uid,
+			"io.kubernetes.pod.namespace": pod.Config.Metadata.Namespace, "io.kubernetes.pod.uid": pod.Config.Metadata.Uid,
 		},
 		Linux: &runtimeapi.LinuxContainerConfig{
 			SecurityContext: &runtimeapi.LinuxContainerSecurityContext{

@@ -3,6 +3,7 @@ package harness
 import (
 	"bytes"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -122,13 +123,69 @@ func (r *Registry) Retag(repo, tag string, digest v1.Hash) error {
 	if err != nil {
 		return err
 	}
-	req := httptest.NewRequest(http.MethodPut, "/v2/"+repo+"/manifests/"+tag, bytes.NewReader(data))
+	return r.put(repo, tag, mediaType, data)
+}
+
+// Copy gives repository to everything that repository from holds about the image with that digest: it and its tags, and
+// what is signed and attested about it, in every form. It is no request of a client's.
+func (r *Registry) Copy(from, to, digest string) error {
+	manifests := map[string]string{digest: digest} // what it is put under, to what it is read by
+	var tags struct{ Tags []string }
+	if err := r.stored("/v2/"+from+"/tags/list", &tags); err != nil {
+		return err
+	}
+	for _, tag := range tags.Tags {
+		manifests[tag] = tag
+	}
+	var index struct{ Manifests []struct{ Digest string } }
+	if err := r.stored("/v2/"+from+"/referrers/"+digest, &index); err != nil {
+		return err
+	}
+	for _, m := range index.Manifests {
+		manifests[m.Digest] = m.Digest
+	}
+	for name := range manifests {
+		data, mediaType, err := r.Manifest(from, name)
+		if err != nil {
+			return err
+		}
+		if err := r.put(to, name, mediaType, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stored reads a JSON answer of the registry's.
+func (r *Registry) stored(path string, into any) error {
+	w := httptest.NewRecorder()
+	r.store.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	if w.Code != http.StatusOK {
+		return fmt.Errorf("reading %s from the registry: %d %s", path, w.Code, w.Body)
+	}
+	return json.Unmarshal(w.Body.Bytes(), into)
+}
+
+func (r *Registry) put(repo, reference, mediaType string, data []byte) error {
+	req := httptest.NewRequest(http.MethodPut, "/v2/"+repo+"/manifests/"+reference, bytes.NewReader(data))
 	req.Header.Set("Content-Type", mediaType)
 	w := httptest.NewRecorder()
 	if r.store.ServeHTTP(w, req); w.Code != http.StatusCreated {
-		return fmt.Errorf("moving %s:%s: %d %s", repo, tag, w.Code, w.Body)
+		return fmt.Errorf("writing %s:%s: %d %s", repo, reference, w.Code, w.Body)
 	}
 	return nil
+}
+
+// Replace puts other bytes in the place of the manifest that a tag names, as whoever can write to the repository may do.
+func (r *Registry) Replace(repo, tag string, change func([]byte) ([]byte, error)) error {
+	data, mediaType, err := r.Manifest(repo, tag)
+	if err != nil {
+		return err
+	}
+	if data, err = change(data); err != nil {
+		return fmt.Errorf("changing %s:%s: %w", repo, tag, err)
+	}
+	return r.put(repo, tag, mediaType, data)
 }
 
 // Ref parses path:tag or path@digest as an image of this registry.

@@ -10,7 +10,8 @@ import (
 // budget counts what is read for one question, wherever it comes from and whatever it is. The bounds on single
 // documents leave a registry room for gigabytes: 128 referrers by either way, each with a manifest and bundles.
 type budget struct {
-	stop func() // called once there is too much; may be nil
+	material limits.Bound // on the bytes
+	stop     func()       // called once there is too much; may be nil
 
 	mu              sync.Mutex
 	bytes, elements int64
@@ -38,7 +39,7 @@ func (b *budget) spend(bytes, elements int64) error {
 	if b.over != nil {
 		return b.over
 	}
-	if b.over = limits.Material.Check(b.bytes); b.over == nil {
+	if b.over = b.material.Check(b.bytes); b.over == nil {
 		b.over = limits.Elements.Check(b.elements)
 	}
 	if b.over != nil && b.stop != nil {

@@ -45,8 +45,12 @@ type nodeEntry struct {
 
 // lookup gives the credentials for a repository, the most specific entry first.
 func (n *nodeCredentials) lookup(host, repository string) []Credentials {
+	return matching(n.current(), host, repository)
+}
+
+func matching(entries []nodeEntry, host, repository string) []Credentials {
 	var out []Credentials
-	for _, e := range n.current() {
+	for _, e := range entries {
 		if e.matches(host, "/"+repository) {
 			out = append(out, e.credentials)
 		}
@@ -104,22 +108,30 @@ func readDockerConfig(name string) ([]nodeEntry, error) {
 	return parseDockerConfig(raw)
 }
 
+// dockerAuth is what a docker config says about one registry.
+type dockerAuth struct {
+	Auth          string `json:"auth"`
+	Username      string `json:"username"`
+	Password      string `json:"password"`
+	IdentityToken string `json:"identitytoken"`
+	RegistryToken string `json:"registrytoken"`
+}
+
 // parseDockerConfig reads the auths of a docker config. Its errors show nothing of the file.
 func parseDockerConfig(raw []byte) ([]nodeEntry, error) {
 	var file struct {
-		Auths map[string]struct {
-			Auth          string `json:"auth"`
-			Username      string `json:"username"`
-			Password      string `json:"password"`
-			IdentityToken string `json:"identitytoken"`
-			RegistryToken string `json:"registrytoken"`
-		} `json:"auths"`
+		Auths map[string]dockerAuth `json:"auths"`
 	}
 	if err := json.Unmarshal(raw, &file); err != nil {
 		return nil, errors.New("not a docker config in JSON")
 	}
+	return nodeEntries(file.Auths), nil
+}
+
+// nodeEntries puts the most specific first.
+func nodeEntries(auths map[string]dockerAuth) []nodeEntry {
 	var entries []nodeEntry
-	for server, auth := range file.Auths {
+	for server, auth := range auths {
 		c := Credentials{Username: auth.Username, Password: auth.Password, IdentityToken: auth.IdentityToken, RegistryToken: auth.RegistryToken}
 		if username, password := splitAuth(auth.Auth); username != "" || password != "" {
 			c.Username, c.Password = username, password
@@ -140,7 +152,7 @@ func parseDockerConfig(raw []byte) ([]nodeEntry, error) {
 		}
 		return strings.Compare(x, y)
 	})
-	return entries, nil
+	return entries
 }
 
 func newNodeEntry(server string, c Credentials) (nodeEntry, bool) {

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/rescue"
 )
 
@@ -16,7 +17,7 @@ import (
 // Incomplete nil. An error comes only if nothing could be asked: a name or digest that is none, or a host
 // configuration that cannot be read.
 //
-// Both forms are asked for at once. By digest the classic form takes two round trips and a bundle three. Of several
+// Everything is asked for at once. By digest the classic form takes two round trips and a bundle three. Of several
 // hosts the first that has any material of a form is believed to have all of it, as containerd believes the first
 // that has a tag.
 func (f *Fetcher) Fetch(ctx context.Context, q Question) (e *Evidence, err error) {
@@ -28,59 +29,81 @@ func (f *Fetcher) Fetch(ctx context.Context, q Question) (e *Evidence, err error
 }
 
 func (f *Fetcher) fetch(ctx context.Context, q Question) (*Evidence, error) {
-	repository, d := q.Repository, q.Digest
-	if err := checkDigest(d); err != nil {
-		return nil, fmt.Errorf("fetching evidence about %s: %w", escape(repository), err)
+	if err := q.check(); err != nil {
+		return nil, fmt.Errorf("fetching evidence about %s: %w", escape(q.Repository), err)
 	}
-	g, err := f.begin(repository, q.Credentials...)
+	g, err := f.begin(q)
 	if err != nil {
-		return nil, fmt.Errorf("fetching evidence about %s@%s: %w", escape(repository), d, err)
+		return nil, fmt.Errorf("fetching evidence about %s@%s: %w", escape(q.Repository), q.Digest, err)
 	}
-	g.subject = d
-	e := &Evidence{Repository: repository, Digest: d}
+	e := q.asked()
 	if len(g.set.with(docker.HostCapabilityPull)) == 0 {
-		e.Incomplete = incomplete(d, fmt.Errorf("%w: the host configuration of %s names no host to pull from", ErrUnavailable, g.repo.registry))
+		e.Incomplete = incomplete(q.Digest, fmt.Errorf("%w: the host configuration of %s names no host to pull from", ErrUnavailable, g.repo.registry))
 		return e, nil
 	}
 	// Once there is too much of it the rest is not asked for.
 	ctx, g.budget.stop = context.WithCancel(ctx)
 	defer g.budget.stop()
 	var left []ways
-	errs := g.together("looking for signatures",
-		func() (err error) { e.Signatures, err = g.classic(ctx); return err },
+	work := []func() error{
+		func() (err error) { e.Signatures, err = g.classic(ctx, signatures); return err },
 		func() (err error) { e.Bundles, left, err = g.bundles(ctx); return err },
-	)
-	if len(e.Signatures) == 0 && len(e.Bundles) == 0 {
+	}
+	if q.Attestations {
+		work = append(work, func() (err error) { e.Attestations, err = g.classic(ctx, attestations); return err })
+	}
+	if q.Config {
+		work = append(work, func() (err error) { e.Configs, e.Image, err = g.configs(ctx); return err })
+	}
+	errs := g.together("looking for signatures", work...)
+	// Signatures in either form are enough to go by, but they do not stand for attestations.
+	if len(e.Bundles) == 0 && (len(e.Signatures) == 0 || q.Attestations) {
 		var rest error
 		e.Bundles, rest = g.bundlesLeft(ctx, left)
 		errs = append(errs, rest)
 	}
 	if err := g.budget.exceeded(); err != nil {
 		// What was read before is chance, and a verdict must not depend on it.
-		return &Evidence{Repository: repository, Digest: d, Incomplete: incomplete(d, fmt.Errorf("all there is about %s: %w", d, err))}, nil
+		e = q.asked()
+		e.Incomplete = incomplete(q.Digest, fmt.Errorf("all there is about %s: %w", q.Digest, err))
+		return e, nil
 	}
-	e.Incomplete = incomplete(d, errs...)
+	e.Incomplete = incomplete(q.Digest, errs...)
 	return e, nil
 }
 
-// classic looks for signatures of the classic form. The error beside signatures tells of those that could not be
+// classicKind is one of the two things that cosign's classic form keeps under a tag: the layers of a manifest, each
+// with all that belongs to it in its annotations.
+type classicKind struct {
+	what      string
+	tag       func(Question) string
+	layerType string
+	bound     limits.Bound // on one payload
+}
+
+var (
+	signatures   = classicKind{"signature", Question.signatureTag, simpleSigningType, limits.Payload}
+	attestations = classicKind{"attestation", Question.attestationTag, dsseType, limits.Attestation}
+)
+
+// classic looks for what is of the classic form. The error beside what was found tells of what could not be
 // had; without any, it tells of hosts that did not answer.
-func (g *gathering) classic(ctx context.Context) ([]Signature, error) {
+func (g *gathering) classic(ctx context.Context, kind classicKind) ([]Signature, error) {
 	var failed []error
 	for _, ep := range g.set.with(docker.HostCapabilityPull | docker.HostCapabilityResolve) {
-		raw, err := g.tagged(ctx, ep, "signature tag", signatureTag(g.subject))
+		raw, err := g.tagged(ctx, ep, kind.what+" tag", kind.tag(g.question))
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}
 		var layers []descriptor
 		if err == nil {
-			layers, err = signatureLayers(raw)
+			layers, err = kind.layers(raw)
 		}
 		if err != nil {
-			failed = append(failed, fmt.Errorf("signatures of %s at %s: %w", g.subject, ep.Host, err))
+			failed = append(failed, fmt.Errorf("%ss of %s at %s: %w", kind.what, g.subject, ep.Host, err))
 			continue
 		}
-		found, err := g.payloads(ctx, ep, layers)
+		found, err := g.payloads(ctx, ep, kind, layers)
 		if len(found) > 0 {
 			return found, err
 		}
@@ -92,25 +115,21 @@ func (g *gathering) classic(ctx context.Context) ([]Signature, error) {
 }
 
 // payloads gets what the layers sign.
-func (g *gathering) payloads(ctx context.Context, ep *endpoint, layers []descriptor) ([]Signature, error) {
+func (g *gathering) payloads(ctx context.Context, ep *endpoint, kind classicKind, layers []descriptor) ([]Signature, error) {
 	found := make([]*Signature, len(layers))
 	work := make([]func() error, len(layers))
 	for i, layer := range layers {
 		work[i] = func() error {
-			payload, err := g.blob(ctx, ep, layer)
+			payload, err := g.blob(ctx, ep, layer, kind.bound)
 			if err != nil {
-				return fmt.Errorf("signature payload %s: %w", escape(layer.Digest.String()), err)
+				return fmt.Errorf("%s payload %s: %w", kind.what, escape(layer.Digest.String()), err)
 			}
-			found[i] = &Signature{
-				Payload:         payload,
-				Base64Signature: layer.Annotations[signatureAnnotation],
-				Annotations:     layer.Annotations,
-				Source:          layer.Digest,
-			}
+			s := kind.signature(payload, layer)
+			found[i] = &s
 			return nil
 		}
 	}
-	err := join(g.together("getting a signature payload", work...)...)
+	err := join(g.together("getting a payload", work...)...)
 	return present(found), err
 }
 
@@ -245,7 +264,7 @@ func (g *gathering) bundlesOf(ctx context.Context, ep *endpoint, referrer digest
 	}
 	var bundles []Bundle
 	for _, layer := range layers {
-		blob, blobErr := g.blob(ctx, ep, layer)
+		blob, blobErr := g.blob(ctx, ep, layer, g.bundle)
 		if blobErr != nil {
 			err = join(err, fmt.Errorf("bundle %s: %w", escape(layer.Digest.String()), blobErr))
 			continue

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -27,7 +26,7 @@ type Options struct {
 	// RequestTimeout bounds one request, its token and its body included. Default: limits.RequestTimeout.
 	RequestTimeout time.Duration
 	// Observe is told of each exchange with a registry, if it is set. What it is told may be the labels of a metric,
-	// except for the host, which pods choose. The operation is one of seven. The code is one of these, whatever the
+	// except for the host, which pods choose. The operation is one of eight. The code is one of these, whatever the
 	// registry answered: 0 where there was no answer, 200, 401, 403, 404, 405, 406, 429, 501, 502, 503, 504; for any
 	// other that of its class, which is 100, 299, 300, 400 or 500; and 999 for what is in no class.
 	Observe func(host, operation string, code int, d time.Duration, err error)
@@ -89,9 +88,9 @@ func parseRepository(name string) (repository, error) {
 
 func (r repository) String() string { return r.registry + "/" + r.path }
 
-// begin prepares questions about one repository.
-func (f *Fetcher) begin(name string, c ...Credentials) (*gathering, error) {
-	repo, err := parseRepository(name)
+// begin prepares to ask about one repository.
+func (f *Fetcher) begin(q Question) (*gathering, error) {
+	repo, err := parseRepository(q.Repository)
 	if err != nil {
 		return nil, err
 	}
@@ -99,10 +98,15 @@ func (f *Fetcher) begin(name string, c ...Credentials) (*gathering, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &gathering{
-		fetcher: f, repo: repo, set: set, credentials: c,
-		slots: make(chan struct{}, limits.Parallel.Max()),
-	}, nil
+	g := &gathering{
+		fetcher: f, repo: repo, set: set, question: q, subject: q.Digest,
+		slots:  make(chan struct{}, limits.Parallel.Max()),
+		bundle: limits.Payload, budget: budget{material: limits.Material},
+	}
+	if q.Attestations {
+		g.bundle, g.budget.material = limits.Attestation, limits.AttestedMaterial
+	}
+	return g, nil
 }
 
 // candidates are the credentials to try at a host, in order: the request's own, the node's, none.
@@ -142,7 +146,7 @@ func (f *Fetcher) Resolve(ctx context.Context, repository, tag string, c Credent
 }
 
 func (f *Fetcher) resolve(ctx context.Context, repository, tag string, c Credentials) (digest.Digest, error) {
-	g, err := f.begin(repository, c)
+	g, err := f.begin(Question{Repository: repository, Credentials: []Credentials{c}})
 	if err != nil {
 		return "", err
 	}
@@ -189,9 +193,3 @@ func (g *gathering) resolve(ctx context.Context, ep *endpoint, tag string) (dige
 	}
 	return digest.FromBytes(a.body), nil
 }
-
-// signatureTag is where cosign's classic form keeps the signatures of an image.
-func signatureTag(d digest.Digest) string { return fallbackTag(d) + ".sig" }
-
-// fallbackTag is where clients keep the list of referrers at registries without the API.
-func fallbackTag(d digest.Digest) string { return strings.Replace(d.String(), ":", "-", 1) }

@@ -16,17 +16,19 @@ import (
 // gathering is the work on one question. It asks each thing once, however many lists name it, and never more than
 // limits.Parallel at a time.
 type gathering struct {
-	fetcher     *Fetcher
-	repo        repository
-	set         *hostSet
-	credentials []Credentials
-	subject     digest.Digest
-	slots       chan struct{}
-	budget      budget
+	fetcher  *Fetcher
+	repo     repository
+	set      *hostSet
+	question Question
+	subject  digest.Digest
+	slots    chan struct{}
+	bundle   limits.Bound // on the size of one
+	budget   budget
 
 	mu      sync.Mutex
 	bundled map[digest.Digest]int // by referrer
 	blobs   map[digest.Digest]func() ([]byte, error)
+	images  map[digest.Digest]func() ([]byte, error) // manifests of the image itself
 	// manifests are kept parsed, which drops the bytes of all that is not looked at.
 	manifests map[digest.Digest]func() (*manifest, error)
 }
@@ -43,7 +45,7 @@ func (g *gathering) ask(ctx context.Context, ep *endpoint, operation, method str
 	case <-ctx.Done():
 		return nil, q, transportError(ctx.Err(), q.String())
 	}
-	a, err := ep.try(ctx, q, g.repo.path, g.credentials, g.fetcher.candidates(ep, g.repo, g.credentials))
+	a, err := ep.try(ctx, q, g.repo.path, g.question.Credentials, g.fetcher.candidates(ep, g.repo, g.question.Credentials))
 	return a, q, err
 }
 
@@ -68,16 +70,16 @@ func (g *gathering) manifest(ctx context.Context, listedBy *endpoint, d digest.D
 	})
 }
 
-// blob gets a payload or bundle by its descriptor.
-func (g *gathering) blob(ctx context.Context, listedBy *endpoint, d descriptor) ([]byte, error) {
+// blob gets a payload, a bundle or a config file by its descriptor.
+func (g *gathering) blob(ctx context.Context, listedBy *endpoint, d descriptor, bound limits.Bound) ([]byte, error) {
 	return once(g, &g.blobs, d.Digest, func() ([]byte, error) {
 		if d.Size < 0 {
 			return nil, fmt.Errorf("%w: blob %s of %d bytes", ErrMismatch, d.Digest, d.Size)
 		}
-		if err := limits.Payload.Check(d.Size); err != nil {
+		if err := bound.Check(d.Size); err != nil {
 			return nil, fmt.Errorf("blob %s: %w", d.Digest, err)
 		}
-		return g.content(ctx, listedBy, "blob", "blobs", d.Digest, d.Size, limits.Payload)
+		return g.content(ctx, listedBy, "blob", "blobs", d.Digest, d.Size, bound)
 	})
 }
 

@@ -225,7 +225,7 @@ func FuzzManifests(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		for _, parse := range []func([]byte) ([]descriptor, error){
-			signatureLayers, parseReferrers,
+			signatures.layers, parseReferrers,
 			func(raw []byte) ([]descriptor, error) { return parsedBundleLayers(raw, subject) },
 		} {
 			if _, err := parse(raw); err != nil && !errors.Is(err, ErrMismatch) && !isExceeded(err) {
@@ -237,7 +237,7 @@ func FuzzManifests(f *testing.F) {
 		if err := json.Unmarshal(raw, &m); len(layers) > 0 && (err != nil || m.Subject == nil || m.Subject.Digest != subject) {
 			t.Error("layers of a manifest about something else")
 		}
-		if layers, _ := signatureLayers(raw); len(layers) > 128 {
+		if layers, _ := signatures.layers(raw); len(layers) > 128 {
 			t.Error("more signatures than the bound")
 		}
 	})

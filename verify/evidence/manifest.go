@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cosentry/cosentry/verify/limits"
@@ -13,6 +14,7 @@ import (
 
 const (
 	simpleSigningType   = "application/vnd.dev.cosign.simplesigning.v1+json"
+	dsseType            = "application/vnd.dsse.envelope.v1+json"
 	signatureAnnotation = "dev.cosignproject.cosign/signature"
 	bundleTypePrefix    = "application/vnd.dev.sigstore.bundle"
 )
@@ -44,10 +46,12 @@ type descriptor struct {
 	Digest      digest.Digest     `json:"digest"`
 	Size        int64             `json:"size"`
 	Annotations map[string]string `json:"annotations"`
+	Platform    *v1.Platform      `json:"platform"`
 }
 
 // manifest is an OCI image manifest or image index, told apart by what it holds.
 type manifest struct {
+	Config    *descriptor  `json:"config"`
 	Layers    []descriptor `json:"layers"`
 	Manifests []descriptor `json:"manifests"`
 	Subject   *descriptor  `json:"subject"`
@@ -85,15 +89,15 @@ func parseReferrers(raw []byte) ([]descriptor, error) {
 	return m.Manifests, nil
 }
 
-// signatureLayers are the layers of a classic signature manifest that hold signatures.
-func signatureLayers(raw []byte) ([]descriptor, error) {
+// layers are those of a classic manifest that hold what it is for.
+func (kind classicKind) layers(raw []byte) ([]descriptor, error) {
 	m, err := parseManifest(raw)
 	if err != nil {
 		return nil, err
 	}
 	var layers []descriptor
 	for _, layer := range m.Layers {
-		if layer.MediaType == simpleSigningType {
+		if layer.MediaType == kind.layerType {
 			layers = append(layers, layer)
 		}
 	}
@@ -101,6 +105,15 @@ func signatureLayers(raw []byte) ([]descriptor, error) {
 		return nil, err
 	}
 	return layers, nil
+}
+
+// signature is what a layer and its payload say. An attestation carries its signatures within.
+func (kind classicKind) signature(payload []byte, layer descriptor) Signature {
+	s := Signature{Payload: payload, Annotations: layer.Annotations, Source: layer.Digest}
+	if kind.layerType == simpleSigningType {
+		s.Base64Signature = layer.Annotations[signatureAnnotation]
+	}
+	return s
 }
 
 // bundleLayers are the layers of a referrer that hold bundles, if it refers to subject. The subject is what makes a

@@ -16,14 +16,21 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// maxKept is the most material about one image that a Store keeps, in bytes. An image has a few
-// kilobytes.
-const maxKept = 1 << 20
+const (
+	// maxKept is the most material that a Store keeps of one answer, in bytes. An image has a few kilobytes.
+	maxKept = 1 << 20
+	// maxKeptAttested is the same where attestations or config files were asked for: lists of packages have megabytes.
+	// Without them a pod could not restart while its registry is away, though it is the same image.
+	maxKeptAttested = 16 << 20
+	// maxStored is the most that all entries together may have, in bytes of their material. The number of entries is
+	// its owner's setting, made with entries of kilobytes in mind.
+	maxStored = 1 << 30
+)
 
-// Store keeps evidence on disk, one OCI image layout for each repository and digest, for the hours
+// Store keeps evidence on disk, one OCI image layout for each question, for the hours
 // in which a registry is away or asks for credentials that came only with the pull. It holds
 // signed data and no verdicts: what it gives back is judged like anything else, so a file that
 // was tampered with grants nothing.
@@ -35,8 +42,10 @@ type Store struct {
 	log *slog.Logger
 	now func() time.Time
 	mu  sync.Mutex
-	// kept orders the folders by their last use; falling out of it removes one.
-	kept *lru.Cache[string, struct{}]
+	// kept orders the folders by their last use, with the size of each; falling out of it removes one.
+	kept *lru.Cache[string, int64]
+	// stored is the size of all that are kept.
+	stored, maxStored int64
 	// opened says that kept is what is in dir; tried is when it was last attempted.
 	opened bool
 	tried  time.Time
@@ -57,12 +66,12 @@ func openStoreAt(dir string, size int, log *slog.Logger, now func() time.Time) (
 	if dir == "" || log == nil {
 		return nil, errors.New("opening the evidence store: it needs a folder and a log")
 	}
-	s := &Store{dir: dir, log: log, now: now}
+	s := &Store{dir: dir, log: log, now: now, maxStored: maxStored}
 	for _, t := range []*trouble{&s.opening, &s.keeping, &s.recalling, &s.removing} {
 		t.now = now
 	}
 	var err error
-	if s.kept, err = lru.NewWithEvict(size, func(name string, _ struct{}) { s.remove(name) }); err != nil {
+	if s.kept, err = lru.NewWithEvict(size, func(name string, size int64) { s.stored -= size; s.remove(name) }); err != nil {
 		return nil, fmt.Errorf("opening the evidence store for %d images: %w", size, err)
 	}
 	s.mu.Lock()
@@ -108,9 +117,36 @@ func (s *Store) open() error {
 		return cmp.Or(used[a].Compare(used[b]), strings.Compare(a, b))
 	})
 	for _, name := range names {
-		s.kept.Add(name, struct{}{})
+		s.add(name, sizeOnDisk(filepath.Join(s.dir, name)))
 	}
 	return nil
+}
+
+// add takes an entry among those that are kept, and drops the ones that were not used for the longest time until all
+// of them fit.
+func (s *Store) add(name string, size int64) {
+	if old, ok := s.kept.Peek(name); ok {
+		s.stored -= old
+	}
+	s.stored += size
+	s.kept.Add(name, size)
+	for s.stored > s.maxStored && s.kept.Len() > 1 {
+		s.kept.RemoveOldest()
+	}
+}
+
+// sizeOnDisk is that of an entry's blobs. What cannot be looked at counts for nothing and is found out when it is used.
+func sizeOnDisk(dir string) (size int64) {
+	entries, err := os.ReadDir(filepath.Join(dir, ocispec.ImageBlobsDir, "sha256"))
+	if err != nil {
+		return 0
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			size += info.Size()
+		}
+	}
+	return size
 }
 
 // report logs err if it is worth a line, and that t is over if that is.
@@ -128,7 +164,11 @@ const unfinished = ".new-"
 
 // Keep writes e down. That it could not is logged, once: evidence that is not kept is asked for again.
 func (s *Store) Keep(e *Evidence) {
-	if size := e.size(); size == 0 || size > maxKept {
+	most := maxKept
+	if e.AskedAttestations || e.AskedConfig {
+		most = maxKeptAttested
+	}
+	if size := e.size(); size == 0 || size > most {
 		return
 	}
 	s.mu.Lock()
@@ -152,7 +192,7 @@ func (s *Store) keep(e *Evidence) error {
 	if err := e.Save(tmp); err != nil {
 		return err
 	}
-	name := entryName(e.Repository, e.Digest)
+	name := entryName(e.question())
 	// A crash between these two loses the entry, which costs a request.
 	if err := os.RemoveAll(filepath.Join(s.dir, name)); err != nil {
 		return err
@@ -160,27 +200,50 @@ func (s *Store) keep(e *Evidence) error {
 	if err := os.Rename(tmp, filepath.Join(s.dir, name)); err != nil {
 		return err
 	}
-	s.kept.Add(name, struct{}{})
+	s.add(name, sizeOnDisk(filepath.Join(s.dir, name)))
 	return nil
 }
 
-// Recall returns what was kept about d in repository, or nil.
-func (s *Store) Recall(repository string, d digest.Digest) *Evidence {
+// Recall returns what was kept in answer to q, or to a question that asked for more about the same; or nil.
+func (s *Store) Recall(q Question) *Evidence {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name := entryName(repository, d)
 	if !s.ready() {
 		return nil
 	}
+	for _, wider := range widerThan(q) {
+		if e := s.recall(wider); e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
+// widerThan lists q, and the questions that ask for all that q does and for more.
+func widerThan(q Question) (all []Question) {
+	for _, attestations := range []bool{false, true} {
+		for _, config := range []bool{false, true} {
+			wider := q
+			wider.Attestations, wider.Config = attestations, config
+			if wider.asked().Answers(q) {
+				all = append(all, wider)
+			}
+		}
+	}
+	return all
+}
+
+func (s *Store) recall(q Question) *Evidence {
+	name := entryName(q)
 	if _, ok := s.kept.Get(name); !ok {
 		return nil
 	}
 	path := filepath.Join(s.dir, name)
 	e, err := Saved(path)
-	if err == nil && (e.Repository != repository || e.Digest != d) {
+	if err == nil && !e.Answers(q) {
 		err = fmt.Errorf("%w: it is about %s@%s", ErrMismatch, escape(e.Repository), e.Digest)
 	}
-	s.report(&s.recalling, err, "kept evidence cannot be used and is dropped", "repository", escape(repository), "digest", d)
+	s.report(&s.recalling, err, "kept evidence cannot be used and is dropped", "repository", escape(q.Repository), "digest", q.Digest)
 	if err != nil {
 		s.kept.Remove(name)
 		return nil
@@ -197,9 +260,10 @@ func (s *Store) remove(name string) {
 	s.report(&s.removing, os.RemoveAll(filepath.Join(s.dir, name)), "kept evidence could not be removed")
 }
 
-// entryName is the folder of an entry: neither repository nor digest becomes part of a path.
-func entryName(repository string, d digest.Digest) string {
-	sum := sha256.Sum256([]byte(repository + "@" + d.String()))
+// entryName is the folder of the entry for a question: nothing of it becomes part of a path. What asks for more has an
+// entry of its own, so that an answer without attestations does not take the place of one with them.
+func entryName(q Question) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %t %t", q.Repository, q.Digest, q.TagPrefix, q.Attestations, q.Config))
 	return hex.EncodeToString(sum[:])
 }
 
@@ -208,9 +272,18 @@ func isEntry(name string) bool {
 	return err == nil && len(b) == sha256.Size
 }
 
+// question is what e answers, without the credentials.
+func (e *Evidence) question() Question {
+	return Question{
+		Repository: e.Repository, Digest: e.Digest, TagPrefix: e.TagPrefix,
+		Attestations: e.AskedAttestations, Config: e.AskedConfig,
+	}
+}
+
+// size is that of the material. Config files alone are no material: nothing is allowed for them.
 func (e *Evidence) size() int {
 	n := 0
-	for _, s := range e.Signatures {
+	for _, s := range slices.Concat(e.Signatures, e.Attestations) {
 		n += len(s.Payload) + len(s.Base64Signature)
 		for k, v := range s.Annotations {
 			n += len(k) + len(v)
@@ -218,6 +291,15 @@ func (e *Evidence) size() int {
 	}
 	for _, b := range e.Bundles {
 		n += len(b.Raw)
+	}
+	if n == 0 {
+		return 0
+	}
+	for _, config := range e.Configs {
+		n += len(config)
+	}
+	for _, document := range e.Image {
+		n += len(document)
 	}
 	return n
 }

@@ -44,7 +44,7 @@ func TestKeptEvidenceOutlivesARestart(t *testing.T) {
 	dir := t.TempDir()
 	want := kept(1)
 	openStore(t, dir, 4).Keep(want)
-	got := openStore(t, dir, 4).Recall(want.Repository, want.Digest)
+	got := openStore(t, dir, 4).Recall(Question{Repository: want.Repository, Digest: want.Digest})
 	if diff := cmp.Diff(want, got, sameMaterial); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
@@ -82,17 +82,17 @@ func TestKeptEvidenceIsOnlyAboutWhatItWasKeptFor(t *testing.T) {
 	s := openStore(t, t.TempDir(), 4)
 	one, two := kept(1), kept(2)
 	s.Keep(one)
-	if e := s.Recall(two.Repository, one.Digest); e != nil {
+	if e := s.Recall(Question{Repository: two.Repository, Digest: one.Digest}); e != nil {
 		t.Error("another repository was answered")
 	}
-	if e := s.Recall(one.Repository, two.Digest); e != nil {
+	if e := s.Recall(Question{Repository: one.Repository, Digest: two.Digest}); e != nil {
 		t.Error("another digest was answered")
 	}
 	// A folder copied to the place of another image's.
-	if err := os.Rename(filepath.Join(s.dir, entryName(one.Repository, one.Digest)), filepath.Join(s.dir, entryName(two.Repository, two.Digest))); err != nil {
+	if err := os.Rename(filepath.Join(s.dir, entryName(Question{Repository: one.Repository, Digest: one.Digest})), filepath.Join(s.dir, entryName(Question{Repository: two.Repository, Digest: two.Digest}))); err != nil {
 		t.Fatal(err)
 	}
-	if e := openStore(t, s.dir, 4).Recall(two.Repository, two.Digest); e != nil {
+	if e := openStore(t, s.dir, 4).Recall(Question{Repository: two.Repository, Digest: two.Digest}); e != nil {
 		t.Error("evidence moved to another image's place was used")
 	}
 }
@@ -141,16 +141,16 @@ func TestTamperedFilesAreDropped(t *testing.T) {
 			s := openStore(t, t.TempDir(), 4)
 			e := kept(1)
 			s.Keep(e)
-			entry := filepath.Join(s.dir, entryName(e.Repository, e.Digest))
+			entry := filepath.Join(s.dir, entryName(Question{Repository: e.Repository, Digest: e.Digest}))
 			tamper(t, entry)
-			if got := s.Recall(e.Repository, e.Digest); got != nil {
+			if got := s.Recall(Question{Repository: e.Repository, Digest: e.Digest}); got != nil {
 				t.Fatalf("used: %+v", got)
 			}
 			if _, err := os.Stat(entry); !os.IsNotExist(err) {
 				t.Errorf("still there: %v", err)
 			}
 			s.Keep(e) // and it can be kept again
-			if s.Recall(e.Repository, e.Digest) == nil {
+			if s.Recall(Question{Repository: e.Repository, Digest: e.Digest}) == nil {
 				t.Error("not kept again")
 			}
 		})
@@ -170,7 +170,7 @@ func TestStoreKeepsNoMoreThanItsSize(t *testing.T) {
 	if len(entries) != 2 {
 		t.Errorf("%d entries on disk", len(entries))
 	}
-	if e := kept(4); s.Recall(e.Repository, e.Digest) == nil {
+	if e := kept(4); s.Recall(Question{Repository: e.Repository, Digest: e.Digest}) == nil {
 		t.Error("the newest is gone")
 	}
 	// A smaller bound holds from the next start on.

@@ -17,7 +17,9 @@ func openStoreWith(t *testing.T, dir string, log *lines, c *clock) *Store {
 	return s
 }
 
-func recalled(s *Store, e *Evidence) bool { return s.Recall(e.Repository, e.Digest) != nil }
+func recalled(s *Store, e *Evidence) bool {
+	return s.Recall(Question{Repository: e.Repository, Digest: e.Digest}) != nil
+}
 
 // blocked is a folder that cannot be made, even by root, until unblock.
 func blocked(t *testing.T) (dir string, unblock func()) {

@@ -43,8 +43,65 @@ const (
 	Token
 	// Parallel is how many requests one question has under way at once. It is a width, never an error.
 	Parallel
-	// Questions is how many images are asked about at once on a node. It is a width, never an error.
+	// Questions is how many images are asked about at once on a node. It is a width, never an error. A question that
+	// asks for attestations counts for as many as it may hold more material than another.
 	Questions
+	// Attestation is the size of one attestation: its envelope, or the bundle that it comes in where attestations are
+	// asked for. It is not that of a signature, because a list of a large image's packages has megabytes; a third of it
+	// is base64.
+	Attestation
+	// AttestedMaterial is what Material is to a question that asks for attestations. It is four times as much, and such a
+	// question takes four of the places that Questions counts, so that all questions at once hold no more than ever.
+	AttestedMaterial
+	// Config is the size of one config file of an image.
+	Config
+	// Platforms is for how many platforms an image's config files are looked at.
+	Platforms
+	// Credentials is how many credentials of one pull secret are for one repository.
+	Credentials
+	// Saved is about how many images and places one folder of saved evidence may tell.
+	Saved
+	// LogEntries is for how many entries a transparency log is asked about one image.
+	LogEntries
+	// LogAnswer is the size of a transparency log's answer about ten entries.
+	LogAnswer
+	// HeldFile is the size of a Secret's or ConfigMap's file, as Kubernetes bounds it.
+	HeldFile
+	// HeldFiles is how many files one Secret or ConfigMap is looked through for its only one.
+	HeldFiles
+	// RemoteRule is the size of a CUE or Rego rule that a policy has by its URL.
+	RemoteRule
+	// KMSAnswer is the size of what a key management service says in one connection or one call.
+	KMSAnswer
+	// KeptKey is the size of a public key as it is kept on disk.
+	KeptKey
+	// TrustedRoot is the size of a trusted_root.json.
+	TrustedRoot
+	// Fetches is how many keys, rules and trust roots are fetched at once. It is a width, never an error.
+	Fetches
+	// Certificates is how many certificates one trust root may hold in all.
+	Certificates
+	// TUFMetadata is the size of one metadata file of a TUF repository.
+	TUFMetadata
+	// TUFArchive is the size of a TUF repository as a gzipped tar, in a document or kept on disk.
+	TUFArchive
+	// TUFUnpacked is the size of such an archive once it is unpacked: a few kilobytes of gzip may hold gigabytes.
+	TUFUnpacked
+	// TUFFiles is how many entries such an archive may have.
+	TUFFiles
+	// TUFTargets is how many targets of a TUF repository without a trusted_root.json are read.
+	TUFTargets
+	// Proofs is how many log entries, and how many signed timestamps, are looked at beside one signature.
+	Proofs
+	// LogEntry is the size of one log entry's body. Whoever reads one verifies a signature by the key in it, and that
+	// takes a time that grows with the square of the key.
+	LogEntry
+	// Timestamp is the size of one signed timestamp. It holds certificates, whose keys are used before they are trusted.
+	Timestamp
+	// Certificate is the size of a signature's certificate, and of the chain beside it.
+	Certificate
+	// CertificateKey is the length of the RSA key in a signature's certificate.
+	CertificateKey
 )
 
 var bounds = [...]struct {
@@ -62,6 +119,34 @@ var bounds = [...]struct {
 	Token:         {"token answer size", "bytes", 64 << 10},
 	Parallel:      {"requests at once", "requests", 8},
 	Questions:     {"images asked about at once", "images", 16},
+
+	Attestation:      {"attestation size", "bytes", 16 << 20},
+	AttestedMaterial: {"total signature material with attestations", "bytes", 64 << 20},
+	Config:           {"config file size", "bytes", 1 << 20},
+	Platforms:        {"platforms of an image", "platforms", 64},
+	Credentials:      {"credentials for one repository", "credentials", 16},
+	Saved:            {"images in one folder of saved evidence", "images", 1024},
+	LogEntries:       {"transparency log entries asked for", "entries", 256},
+	LogAnswer:        {"transparency log answer size", "bytes", 4 << 20},
+	HeldFile:         {"size of a Secret's or ConfigMap's file", "bytes", 1 << 20},
+	HeldFiles:        {"files of one Secret or ConfigMap", "files", 1024},
+	RemoteRule:       {"size of a remote rule", "bytes", 1 << 20},
+	KMSAnswer:        {"answer of a key management service", "bytes", 1 << 20},
+	KeptKey:          {"size of a kept public key", "bytes", 64 << 10},
+	TrustedRoot:      {"size of a trusted root", "bytes", 4 << 20},
+	Fetches:          {"fetches at once", "fetches", 4},
+
+	Certificates:   {"certificates of a trust root", "certificates", 256},
+	TUFMetadata:    {"size of a TUF metadata file", "bytes", 1 << 20},
+	TUFArchive:     {"size of a TUF repository's archive", "bytes", 4 << 20},
+	TUFUnpacked:    {"size of a TUF repository", "bytes", 16 << 20},
+	TUFFiles:       {"entries of a TUF repository's archive", "entries", 1024},
+	TUFTargets:     {"targets of a TUF repository", "targets", 64},
+	Proofs:         {"log entries or timestamps of one signature", "proofs", 4},
+	LogEntry:       {"log entry size", "bytes", 16 << 10},
+	Timestamp:      {"signed timestamp size", "bytes", 16 << 10},
+	Certificate:    {"certificate size", "bytes", 64 << 10},
+	CertificateKey: {"RSA key of a certificate", "bits", 8 << 10},
 }
 
 // Max is the largest value that is within the bound.

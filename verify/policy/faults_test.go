@@ -201,7 +201,7 @@ func TestAccepted(t *testing.T) {
 // A file as large as may be, without aliases, is not taken for a bomb.
 func TestLargeHonestFile(t *testing.T) {
 	var b strings.Builder
-	for i := 0; b.Len() < MaxFileSize-80<<10; i++ {
+	for i := 0; b.Len() < plainSize-80<<10; i++ {
 		b.WriteString("---\n" + strings.Replace(keyPolicy(t, fmt.Sprintf("p%d", i), "**", "Ed25519"),
 			"data: "+block(publicPEM(t, "Ed25519"), 8), "data: "+block(strings.Repeat(publicPEM(t, "Ed25519"), MaxKeys), 8), 1))
 	}

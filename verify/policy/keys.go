@@ -38,17 +38,67 @@ func parseHash(s string) (crypto.Hash, error) {
 	return h, nil
 }
 
-// parseKeys reads one or more PEM public keys. Nothing but white space may
-// stand outside the blocks: a block that is damaged would otherwise be
-// skipped as prose, and its key be missing without a word.
-func parseKeys(data string, hash crypto.Hash) ([]PublicKey, error) {
+// ParsePublicKeys reads one or more PEM public keys, as key.data and the secret of a key.secretRef hold them. Whether
+// the policy names the hash algorithm itself is written, see PublicKey. Nothing but white space may stand outside the
+// blocks: a block that is damaged would otherwise be skipped as prose, and its key be missing without a word.
+func ParsePublicKeys(data []byte, hash crypto.Hash, written bool) ([]PublicKey, error) {
 	if len(data) > maxKeyData {
 		return nil, fmt.Errorf("is %d bytes long: at most %d are read", len(data), maxKeyData)
 	}
-	var keys []PublicKey
-	for rest := bytes.TrimSpace([]byte(data)); len(rest) > 0; rest = bytes.TrimSpace(rest) {
+	blocks, err := pemBlocks(data, MaxKeys, "keys")
+	if err != nil {
+		return nil, err
+	}
+	if len(blocks) == 0 {
+		return nil, errors.New("holds no key: put a PEM public key here")
+	}
+	keys := make([]PublicKey, 0, len(blocks))
+	for i, block := range blocks {
+		key, err := parseKey(block, hash, written)
+		if err != nil {
+			return nil, fmt.Errorf("PEM block %d: %w", i+1, err)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// ParseCertificates reads one or more PEM certificates, as ca-cert and the certificate chains of a TrustRoot hold
+// them, in the order in which they are written and as strictly as ParsePublicKeys.
+func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
+	if len(data) > maxChain {
+		return nil, fmt.Errorf("is %d bytes long: at most %d are read", len(data), maxChain)
+	}
+	blocks, err := pemBlocks(data, MaxCertificates, "certificates")
+	if err != nil {
+		return nil, err
+	}
+	if len(blocks) == 0 {
+		return nil, errors.New("holds no certificate: put PEM certificates here")
+	}
+	certificates := make([]*x509.Certificate, 0, len(blocks))
+	for i, block := range blocks {
+		switch {
+		case strings.Contains(block.Type, "PRIVATE KEY"):
+			return nil, fmt.Errorf("PEM block %d: this is a PRIVATE key, remove it (and replace it, if others could read it): only certificates belong here", i+1)
+		case block.Type != "CERTIFICATE":
+			return nil, fmt.Errorf("PEM block %d: %s is no certificate: put a block of type CERTIFICATE here", i+1, quote(block.Type))
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("PEM block %d: not a certificate: %s", i+1, quote(err.Error()))
+		}
+		certificates = append(certificates, c)
+	}
+	return certificates, nil
+}
+
+// pemBlocks splits text into its PEM blocks.
+func pemBlocks(data []byte, limit int, what string) ([]*pem.Block, error) {
+	var blocks []*pem.Block
+	for rest := bytes.TrimSpace(data); len(rest) > 0; rest = bytes.TrimSpace(rest) {
 		if !bytes.HasPrefix(rest, []byte("-----BEGIN ")) {
-			return nil, fmt.Errorf("%s is not part of a PEM block: put PEM public keys here and nothing else", quote(string(rest)))
+			return nil, fmt.Errorf("%s is not part of a PEM block: put PEM %s here and nothing else", quote(string(rest[:min(len(rest), maxQuoted+1)])), what)
 		}
 		// pem.Decode skips a block that it cannot read and goes on to the next,
 		// so it is given one block at a time.
@@ -58,27 +108,20 @@ func parseKeys(data string, hash crypto.Hash) ([]PublicKey, error) {
 		}
 		block, after := pem.Decode(one)
 		if block == nil {
-			return nil, fmt.Errorf("PEM block %d is damaged: its END line or its base64 is wrong", len(keys)+1)
+			return nil, fmt.Errorf("PEM block %d is damaged: its END line or its base64 is wrong", len(blocks)+1)
 		}
-		if len(keys) == MaxKeys {
-			return nil, fmt.Errorf("holds more than %d keys", MaxKeys)
+		if len(blocks) == limit {
+			return nil, fmt.Errorf("holds more than %d %s", limit, what)
 		}
-		key, err := parseKey(block, hash)
-		if err != nil {
-			return nil, fmt.Errorf("PEM block %d: %w", len(keys)+1, err)
-		}
-		keys = append(keys, key)
+		blocks = append(blocks, block)
 		rest = rest[len(one)-len(after):]
 	}
-	if len(keys) == 0 {
-		return nil, errors.New("holds no key: put a PEM public key here")
-	}
-	return keys, nil
+	return blocks, nil
 }
 
 // parseKey reads the public key in one PEM block and checks that signatures by
 // it are worth something.
-func parseKey(block *pem.Block, hash crypto.Hash) (PublicKey, error) {
+func parseKey(block *pem.Block, hash crypto.Hash, written bool) (PublicKey, error) {
 	switch {
 	case strings.Contains(block.Type, "PRIVATE KEY"):
 		return PublicKey{}, errors.New("this is a PRIVATE key, remove it from the policy (and replace it, if others could read it): only the public key belongs here")
@@ -91,6 +134,12 @@ func parseKey(block *pem.Block, hash crypto.Hash) (PublicKey, error) {
 	if err != nil {
 		return PublicKey{}, fmt.Errorf("not a public key: %s", quote(err.Error()))
 	}
+	return NewPublicKey(key, hash, written)
+}
+
+// NewPublicKey is a key as a policy takes it, after checking that signatures by it are worth something; for keys that
+// come from a key management service.
+func NewPublicKey(key crypto.PublicKey, hash crypto.Hash, written bool) (PublicKey, error) {
 	if err := checkKey(key); err != nil {
 		return PublicKey{}, err
 	}
@@ -103,7 +152,7 @@ func parseKey(block *pem.Block, hash crypto.Hash) (PublicKey, error) {
 		return PublicKey{}, fmt.Errorf("not a public key: %s", quote(err.Error()))
 	}
 	sum := sha256.Sum256(der)
-	return PublicKey{Key: key, Hash: hash, Fingerprint: "SHA256:" + hex.EncodeToString(sum[:])}, nil
+	return PublicKey{Key: key, Hash: hash, HashWritten: written, Fingerprint: "SHA256:" + hex.EncodeToString(sum[:])}, nil
 }
 
 func checkKey(key crypto.PublicKey) error {

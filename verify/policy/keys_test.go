@@ -23,7 +23,7 @@ import (
 func TestKeysAccepted(t *testing.T) {
 	for _, kind := range []string{"P-256", "P-384", "P-521", "RSA 2048", "RSA 3072", "RSA 4096", "Ed25519"} {
 		for _, hash := range []crypto.Hash{crypto.SHA224, crypto.SHA256, crypto.SHA384, crypto.SHA512} {
-			keys, err := parseKeys(publicPEM(t, kind), hash)
+			keys, err := ParsePublicKeys([]byte(publicPEM(t, kind)), hash, false)
 			if strings.HasPrefix(kind, "RSA") && hash == crypto.SHA224 {
 				// sigstore's RSA verifier does not take it: better known at load
 				// than when every image is refused.
@@ -48,7 +48,7 @@ func TestKeysAccepted(t *testing.T) {
 // nothing of another key: the whole point of reading it.
 func TestLoadedKeyVerifies(t *testing.T) {
 	for _, kind := range []string{"P-256", "P-384", "P-521", "RSA 2048", "Ed25519"} {
-		keys, err := parseKeys(publicPEM(t, kind), crypto.SHA384)
+		keys, err := ParsePublicKeys([]byte(publicPEM(t, kind)), crypto.SHA384, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,7 +83,7 @@ func TestFingerprintIsOfTheSubjectPublicKeyInfo(t *testing.T) {
 	want := "SHA256:" + hex.EncodeToString(sum[:])
 	pkcs1 := string(pem.EncodeToMemory(&pem.Block{Type: "RSA PUBLIC KEY", Bytes: x509.MarshalPKCS1PublicKey(key)}))
 	for form, data := range map[string]string{"PKIX": publicPEM(t, "RSA 2048"), "PKCS #1": pkcs1} {
-		keys, err := parseKeys(data, crypto.SHA256)
+		keys, err := ParsePublicKeys([]byte(data), crypto.SHA256, false)
 		if err != nil {
 			t.Fatalf("%s: %v", form, err)
 		}
@@ -96,7 +96,7 @@ func TestFingerprintIsOfTheSubjectPublicKeyInfo(t *testing.T) {
 func TestSeveralKeysInOnePEM(t *testing.T) {
 	a, b := publicPEM(t, "P-256"), publicPEM(t, "Ed25519")
 	single := func(data string) string {
-		keys, err := parseKeys(data, crypto.SHA256)
+		keys, err := ParsePublicKeys([]byte(data), crypto.SHA256, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +106,7 @@ func TestSeveralKeysInOnePEM(t *testing.T) {
 		"one after the other": a + b, "blank lines": "\n\n" + a + "\n \n" + b + "\n\n",
 		"carriage returns": strings.ReplaceAll(a+b, "\n", "\r\n"), "no last line end": strings.TrimSpace(a + b),
 	} {
-		keys, err := parseKeys(data, crypto.SHA256)
+		keys, err := ParsePublicKeys([]byte(data), crypto.SHA256, false)
 		if err != nil {
 			t.Errorf("%s: %v", form, err)
 			continue
@@ -168,7 +168,7 @@ func TestKeysRefused(t *testing.T) {
 		"a point that is not on the curve": {offCurve(t), "not a public key"},
 	} {
 		t.Run(rule, func(t *testing.T) {
-			keys, err := parseKeys(c.data, crypto.SHA256)
+			keys, err := ParsePublicKeys([]byte(c.data), crypto.SHA256, false)
 			if err == nil || keys != nil {
 				t.Fatalf("accepted: %d keys", len(keys))
 			}

@@ -14,7 +14,8 @@ type Keyless struct {
 	URL string
 	// Identities are those that count, any one. Never empty in a Set.
 	Identities []Identity
-	// CA, if it is set, holds the certificates to trust in place of those of a trust root.
+	// CA, if it is set, holds the certificate authorities to trust in place of those of a trust root. The certificate
+	// transparency logs are still those of TrustRoot.
 	CA *Certificates
 	// TrustRoot names the TrustRoot of certificate authorities and certificate transparency logs; empty: the
 	// public-good instance's.
@@ -86,10 +87,17 @@ type Remote struct {
 	SHA256 string
 }
 
-// Reference names one key of a Secret or ConfigMap that the node holds as a file. An empty Key means the only one.
+// Reference names one key of a Secret or ConfigMap that the node holds as a file. An empty Key means the only one:
+// policy-controller refuses a secret that holds several. Namespace is never empty in a Set: policy-controller reads its
+// own, whatever is written, and where nothing is written that is DefaultNamespace here as well.
+//
+// All three are names that Kubernetes takes, so none can lead out of the folder it is looked up in.
 type Reference struct {
 	Namespace, Name, Key string
 }
+
+// DefaultNamespace is where secrets and ConfigMaps are that a policy names without a namespace.
+const DefaultNamespace = "cosign-system"
 
 // Match selects pods. The zero value selects all.
 type Match struct {
@@ -119,13 +127,15 @@ type Pod struct {
 	Labels, Annotations  map[string]string
 }
 
-// TrustRoot is a TrustRoot document. Exactly one of Keys, Repository and Remote is set.
+// TrustRoot is a TrustRoot document. Exactly one of Keys, Repository, Remote and JSON is set.
 type TrustRoot struct {
 	// Name is metadata.name; unique among the TrustRoots of a Set.
 	Name       string
 	Keys       *SigstoreKeys
 	Repository *TUFRepository
 	Remote     *TUFRemote
+	// JSON is a sigstore trusted_root.json, written out (trustedRootJSON).
+	JSON []byte
 	// Source is where the document was read, as file:line.
 	Source string
 }
@@ -149,7 +159,8 @@ type CertificateAuthority struct {
 
 // LogInstance is a transparency log by its key.
 type LogInstance struct {
-	BaseURL       string
+	BaseURL string
+	// HashAlgorithm is sha256, sha384 or sha512, however it was written.
 	HashAlgorithm string
 	PublicKey     []byte // PEM
 }
@@ -159,12 +170,18 @@ type TUFRepository struct {
 	Root []byte // the initial root.json
 	// MirrorFS is the repository, a gzipped tar.
 	MirrorFS []byte
-	// Targets is the folder of the targets.
+	// Targets is the folder of the targets, relative and without "..".
 	Targets string
+	// Target is the name of the target that holds the trusted root; never empty.
+	Target string
 }
 
 // TUFRemote is a TUF repository on a server.
 type TUFRemote struct {
 	Root   []byte // the initial root.json
 	Mirror string // https URL
+	// Targets is the folder of the targets, relative and without "..".
+	Targets string
+	// Target is the name of the target that holds the trusted root; never empty.
+	Target string
 }

@@ -30,7 +30,7 @@ func Parse(file string, data []byte) (Documents, error) {
 
 func parse(file string, data []byte) ([]*Policy, Errors) {
 	r := &reader{file: file}
-	if len(data) > MaxFileSize {
+	if len(data) > plainSize {
 		r.fault(nil, "", "the file is larger than %d bytes: split it", MaxFileSize)
 		return nil, r.faults
 	}
@@ -324,7 +324,8 @@ func (r *reader) key(n *yaml.Node, path string) *Key {
 	if err != nil {
 		hash, _ = parseHash("") // the key is looked at all the same, for its own faults
 	}
-	keys, err := parseKeys(data, hash)
+	_, written := o.fields["hashAlgorithm"]
+	keys, err := ParsePublicKeys([]byte(data), hash, written)
 	if err != nil {
 		r.fault(o.line("data"), join(path, "data"), "%v", err)
 	}

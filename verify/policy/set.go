@@ -15,8 +15,9 @@ import (
 // Set is an immutable set of policies with one revision. It is safe for
 // concurrent use.
 type Set struct {
-	policies []*Policy // by name
-	revision string
+	policies   []*Policy    // by name
+	trustRoots []*TrustRoot // by name
+	revision   string
 }
 
 // NewSet makes a set of documents, which must not be changed afterwards. It
@@ -40,8 +41,23 @@ func NewSet(all ...Documents) (*Set, error) {
 // Policies returns the policies in order of their names.
 func (s *Set) Policies() []*Policy { return slices.Clone(s.policies) }
 
+// TrustRoots returns the TrustRoots in order of their names.
+func (s *Set) TrustRoots() []*TrustRoot { return slices.Clone(s.trustRoots) }
+
+// TrustRoot returns the TrustRoot of a name. A policy may name one that is not there, or not in a document.
+func (s *Set) TrustRoot(name string) (*TrustRoot, bool) {
+	for _, t := range s.trustRoots {
+		if t.Name == name {
+			return t, true
+		}
+	}
+	return nil, false
+}
+
 // Documents returns what the set was made of.
-func (s *Set) Documents() Documents { return Documents{Policies: s.Policies()} }
+func (s *Set) Documents() Documents {
+	return Documents{Policies: s.Policies(), TrustRoots: s.TrustRoots()}
+}
 
 // Revision is a hash of what all policies of the set mean: 16 hex digits, equal
 // for sets that decide alike whichever files and order they were read from, and

@@ -1,0 +1,184 @@
+// Package namespaces says in which namespaces images are judged.
+//
+// It promises that a namespace is left alone only if its owner said so in as many words: by name in the settings, or,
+// where the settings go by labels, by a file that tells of the namespace and tells no label
+// policy.sigstore.dev/include=true (policy-controller's opt-in). What is not known is judged: a namespace without a
+// name, one that the file does not hold because it may be new, every namespace while there is no file or none that
+// could be read. A file that breaks leaves what it last said in force.
+//
+// It does no more than answer for a name. Where the name comes from, and why it can be believed, is the caller's matter.
+package namespaces
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cosentry/cosentry/agent/watch"
+)
+
+// Options say which namespaces are enforced. Neither list may hold anything but small letters, digits, - and *.
+type Options struct {
+	// Enforce are patterns of names. A * stands for any run of characters, none included; all else for itself. Nil: all
+	// namespaces, or, if File is set, those that it says are labelled.
+	Enforce []string
+	// Exempt are patterns too, and win over everything else.
+	Exempt []string
+	// File is the path of a file that holds namespaces with their labels; see Parse.
+	File string
+	Log  *slog.Logger
+}
+
+// States of the file.
+const (
+	Unused  = "unused"  // the settings do not go by labels
+	Good    = "good"    // it is in force
+	Missing = "missing" // all namespaces are judged
+	Broken  = "broken"  // what it last said is in force; if it never said anything, all namespaces are judged
+)
+
+// State is what is in force.
+type State struct {
+	File string // one of the states above
+	// Count and Labelled are the namespaces that the file in force holds, and those of them that are judged.
+	Count, Labelled int
+	Loaded          time.Time // when the file in force was read; zero: none is
+	Fault           string    // why the file on disk is not in force
+}
+
+// Namespaces is safe for concurrent use.
+type Namespaces struct {
+	o Options
+
+	mu     sync.RWMutex
+	state  State
+	listed map[string]bool // in the file in force, and whether labelled; nil: there is none
+	last   string          // what the last reading ended in, so that nothing is logged twice
+}
+
+// New returns Namespaces that have read their file, if they have one.
+func New(o Options) (*Namespaces, error) {
+	switch {
+	case o.Log == nil:
+		return nil, errors.New("namespaces need a log")
+	case o.Enforce != nil && o.File != "":
+		return nil, errors.New("namespaces are enforced by name or by label, not by both")
+	}
+	n := &Namespaces{o: o, state: State{File: Unused}}
+	n.Load()
+	return n, nil
+}
+
+// Enforced reports whether images of pods in namespace are judged.
+func (n *Namespaces) Enforced(namespace string) bool {
+	if namespace == "" {
+		return true // nobody said which
+	}
+	matches := func(glob string) bool { return match(glob, namespace) }
+	switch {
+	case slices.ContainsFunc(n.o.Exempt, matches):
+		return false
+	case n.o.File == "":
+		return n.o.Enforce == nil || slices.ContainsFunc(n.o.Enforce, matches)
+	}
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	labelled, listed := n.listed[namespace]
+	return labelled || !listed
+}
+
+// State returns what is in force.
+func (n *Namespaces) State() State {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.state
+}
+
+// Watch reads the file again whenever its folder changes, again is signalled, or a minute has passed, until ctx ends.
+func (n *Namespaces) Watch(ctx context.Context, again <-chan os.Signal) {
+	if n.o.File == "" {
+		return
+	}
+	watch.Folder(ctx, filepath.Dir(n.o.File), again, n.o.Log, n.Load)
+}
+
+// Load reads the file.
+func (n *Namespaces) Load() {
+	if n.o.File == "" {
+		return
+	}
+	listed, err := read(n.o.File)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case err == nil:
+		n.inForce(listed)
+	case errors.Is(err, fs.ErrNotExist):
+		n.listed, n.state = nil, State{File: Missing}
+		if n.outcome(Missing) {
+			n.o.Log.Warn("there is no namespaces file: images are judged in all namespaces", "file", n.o.File)
+		}
+	default:
+		n.state.File, n.state.Fault = Broken, err.Error()
+		if !n.outcome(err.Error()) {
+			return
+		}
+		if n.listed == nil {
+			n.o.Log.Error("the namespaces file cannot be read: images are judged in all namespaces", "file", n.o.File, "error", err)
+		} else {
+			n.o.Log.Error("the namespaces file cannot be read: what it last said stays in force", "file", n.o.File, "loaded", n.state.Loaded, "error", err)
+		}
+	}
+}
+
+func (n *Namespaces) inForce(listed map[string]bool) {
+	n.listed = listed
+	n.state = State{File: Good, Count: len(listed), Loaded: time.Now()}
+	var names []string
+	for name, labelled := range listed {
+		if labelled {
+			names = append(names, name)
+		}
+	}
+	n.state.Labelled = len(names)
+	slices.Sort(names)
+	if n.outcome(Good + " " + strings.Join(names, " ")) {
+		n.o.Log.Info("namespaces in force", "file", n.o.File, "count", len(listed), "labelled", len(names))
+	}
+}
+
+// outcome reports whether the reading ended otherwise than the last.
+func (n *Namespaces) outcome(what string) bool {
+	changed := n.last != what
+	n.last = what
+	return changed
+}
+
+// match reports whether name is of the form of glob, in which * stands for any run of characters. A namespace's name
+// holds no separator at which a run would have to end.
+func match(glob, name string) bool {
+	parts := strings.Split(glob, "*")
+	if len(parts) == 1 {
+		return glob == name
+	}
+	first, last := parts[0], parts[len(parts)-1]
+	if len(name) < len(first)+len(last) || !strings.HasPrefix(name, first) || !strings.HasSuffix(name, last) {
+		return false
+	}
+	rest := name[len(first) : len(name)-len(last)]
+	for _, part := range parts[1 : len(parts)-1] {
+		i := strings.Index(rest, part)
+		if i < 0 {
+			return false
+		}
+		rest = rest[i+len(part):]
+	}
+	return true
+}

@@ -1,0 +1,79 @@
+package watch
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func start(t *testing.T, dir string) (loads <-chan struct{}, again chan os.Signal) {
+	t.Helper()
+	return run(t, func(ctx context.Context, again <-chan os.Signal, load func()) {
+		Folder(ctx, dir, again, slog.New(slog.DiscardHandler), load)
+	})
+}
+
+func run(t *testing.T, watch func(context.Context, <-chan os.Signal, func())) (loads <-chan struct{}, again chan os.Signal) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	told, done := make(chan struct{}, 100), make(chan struct{})
+	again = make(chan os.Signal, 1)
+	go func() {
+		defer close(done)
+		watch(ctx, again, func() { told <- struct{}{} })
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return told, again
+}
+
+func wait(t *testing.T, what string, loads <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-loads:
+	case <-time.After(10 * time.Second):
+		t.Fatal("not loaded: " + what)
+	}
+}
+
+func TestFileRenamedIntoTheFolder(t *testing.T) {
+	dir := t.TempDir()
+	loads, _ := start(t, dir)
+	wait(t, "at once", loads)
+	beside := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(beside, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(beside, filepath.Join(dir, "f")); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "after a rename", loads)
+}
+
+func TestFolderThatIsNotThereIsReadOnASignal(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "late")
+	loads, again := start(t, dir)
+	wait(t, "at once", loads)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	again <- syscall.SIGHUP
+	wait(t, "after a signal", loads)
+	if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "after a change of the folder that is there by now", loads)
+}
+
+// Where the node is out of inotify instances, signals still count.
+func TestWithoutAWatcher(t *testing.T) {
+	loads, again := run(t, func(ctx context.Context, again <-chan os.Signal, load func()) {
+		loop(ctx, again, nil, nil, func() {}, load)
+	})
+	wait(t, "at once", loads)
+	again <- syscall.SIGHUP
+	wait(t, "after a signal", loads)
+}
