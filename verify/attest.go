@@ -24,7 +24,7 @@ func (j *judgement) attestations(ctx context.Context, a *policy.Authority, d sig
 	r.Passed = true
 	for i := range a.Attestations {
 		want := &a.Attestations[i]
-		accepted, err := j.attestation(ctx, want, verified)
+		accepted, missing, err := j.attestation(ctx, want, verified)
 		result := AttestationResult{Name: want.Name, PredicateType: want.PredicateType, Passed: err == nil}
 		if err != nil {
 			result.Reason = cut(err.Error(), maxAuthorityReason)
@@ -32,8 +32,8 @@ func (j *judgement) attestations(ctx context.Context, a *policy.Authority, d sig
 				r.Reason = fmt.Sprintf("authority %q: attestation %q: %v", a.Name, want.Name, err)
 			}
 			r.Passed = false
-			if undecided := gapOfRule(err); r.missing == nil {
-				r.missing = undecided
+			if r.missing == nil {
+				r.missing = missing
 			}
 		}
 		r.Attestations = append(r.Attestations, result)
@@ -49,13 +49,13 @@ func (j *judgement) attestations(ctx context.Context, a *policy.Authority, d sig
 	}
 }
 
-// attestation returns those of the verified that are what is wanted; without any, it says why. One that is
-// accepted suffices, whatever is wrong with others of the type.
-func (j *judgement) attestation(ctx context.Context, want *policy.Attestation, verified []sigstore.Attestation) (accepted []sigstore.Attestation, err error) {
+// attestation returns those of the verified that are what is wanted; without any, it says why, and what could not be
+// found out. One that is accepted suffices, whatever is wrong with others of the type.
+func (j *judgement) attestation(ctx context.Context, want *policy.Attestation, verified []sigstore.Attestation) (accepted []sigstore.Attestation, missing, err error) {
 	text, kind := "", ""
 	if want.Rule != nil {
 		if text, err = j.refs.Rule(want.Rule); err != nil {
-			return nil, fmt.Errorf("its rule cannot be had: %w", err)
+			return nil, gap(err), fmt.Errorf("its rule cannot be had: %w", err)
 		}
 		kind = want.Rule.Type
 	}
@@ -63,7 +63,7 @@ func (j *judgement) attestation(ctx context.Context, want *policy.Attestation, v
 	var first error
 	for _, att := range verified {
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return nil, nil, context.Cause(ctx) // the caller looks, and does not use this result
 		}
 		payload, err := rules.Payload(want.PredicateType, att.Envelope)
 		if payload == nil && err == nil {
@@ -72,20 +72,23 @@ func (j *judgement) attestation(ctx context.Context, want *policy.Attestation, v
 		ofType++
 		if err == nil && want.Rule != nil {
 			err = evaluate(ctx, want.Name, kind, text, payload)
+			if missing == nil {
+				missing = gapOfRule(err)
+			}
 		}
 		if err == nil {
 			accepted = append(accepted, att)
-		} else if first == nil || gapOfRule(first) == nil && gapOfRule(err) != nil {
+		} else if first == nil {
 			first = err
 		}
 	}
 	switch {
 	case len(accepted) > 0:
-		return accepted, nil
+		return accepted, nil, nil
 	case ofType == 0:
-		return nil, fmt.Errorf("none of type %q among the %d that are signed", want.PredicateType, len(verified))
+		return nil, nil, fmt.Errorf("none of type %q among the %d that are signed", want.PredicateType, len(verified))
 	default:
-		return nil, first
+		return nil, missing, first
 	}
 }
 
@@ -131,14 +134,14 @@ func (j *judgement) rule(ctx context.Context, p *policy.Policy, all []answer) (e
 func evaluate(ctx context.Context, name, kind, text string, input []byte) error {
 	warning, err := rules.Evaluate(ctx, name, kind, text, input)
 	if err == nil && warning != "" {
-		return &rules.RefusedError{Reason: warning}
+		return &rules.Refused{Name: name, Kind: kind, Reason: warning}
 	}
 	return err
 }
 
 // gapOfRule is the error unless it is the rule's own no: what could not be evaluated in its time is no refusal.
 func gapOfRule(err error) error {
-	var no *rules.RefusedError
+	var no *rules.Refused
 	if err == nil || errors.As(err, &no) {
 		return nil
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/policy"
@@ -141,7 +140,7 @@ func (j *judgement) demand(a *policy.Authority) (d sigstore.Demand, err error) {
 func (j *judgement) evidence(a *policy.Authority) *evidence.Evidence {
 	at := placeOf(j.subject, a)
 	if a.NeedsLog() && a.Log != nil {
-		if p, ok := j.proved[proofKey{at, a.Log.URL}]; ok && p.err == nil {
+		if p, ok := j.proved[proofKey{at, a.Log.URL}]; ok && p.ev != nil {
 			return p.ev
 		}
 	}
@@ -166,9 +165,9 @@ func (j *judgement) logCouldHelp(a *policy.Authority, d sigstore.Demand, ev *evi
 	}
 	key := proofKey{placeOf(j.subject, a), a.Log.URL}
 	if p, asked := j.proved[key]; asked {
-		if p.err != nil {
-			r.Reason += fmt.Sprintf("; the log %s could not be asked: %s", a.Log.URL, strings.TrimSpace(p.err.Error()))
-			r.missing = errors.Join(r.missing, gap(p.err))
+		if p.ev == nil && r.missing == nil {
+			r.Reason += fmt.Sprintf(": no proof could be asked for: %v", p.err)
+			r.missing = gap(p.err)
 		}
 		return
 	}

@@ -173,9 +173,10 @@ func cut(s string, most int) string {
 }
 
 // gap returns err if asking again later may mend it. Evidence past a bound, bytes that are not what was asked
-// for, or a file that the node's owner has not put there are no such cases: they are refusals.
+// for, or what the node's owner has not put there are no such cases: they are refusals.
 func gap(err error) error {
-	if err == nil || definite(err) || errors.Is(err, trust.ErrMissing) && !errors.Is(err, trust.ErrUnavailable) {
+	fixed := errors.Is(err, trust.ErrMissing) || errors.Is(err, trust.ErrInvalid)
+	if err == nil || definite(err) || fixed && !errors.Is(err, trust.ErrUnavailable) {
 		return nil
 	}
 	return err

@@ -291,8 +291,8 @@ func (v *Verifier) prove(ctx context.Context, j *judgement) map[proofKey]proof {
 		if v.opts.Prover != nil {
 			p.ev, p.err = v.opts.Prover.Prove(ctx, key.url, pems(keys), j.found[key.at])
 		}
-		if p.err == nil && (p.ev == nil || p.ev.Digest != j.subject.Digest) {
-			p.err = errors.New("the answer is about something else")
+		if p.ev != nil && p.ev.Digest != j.subject.Digest {
+			p = proof{err: errors.New("the answer is about something else")}
 		}
 		proved[key] = p
 	}
