@@ -13,6 +13,7 @@ import (
 	"github.com/cosentry/cosentry/agent/config"
 	"github.com/cosentry/cosentry/agent/gate"
 	"github.com/cosentry/cosentry/agent/metrics"
+	"github.com/cosentry/cosentry/agent/namespaces"
 	"github.com/cosentry/cosentry/agent/node"
 	"github.com/cosentry/cosentry/agent/reload"
 	"github.com/cosentry/cosentry/criproxy"
@@ -26,15 +27,16 @@ type agent struct {
 	log    *slog.Logger
 	socket string // that is served
 
-	metrics  *metrics.Metrics
-	records  *audit.Log
-	lost     atomic.Uint64 // records
-	fetcher  *evidence.Fetcher
-	verifier *verify.Verifier
-	policies *reload.Policies
-	conn     *grpc.ClientConn // for the gate's own look-ups
-	images   *node.Node
-	proxy    *criproxy.Proxy
+	metrics    *metrics.Metrics
+	records    *audit.Log
+	lost       atomic.Uint64 // records
+	fetcher    *evidence.Fetcher
+	verifier   *verify.Verifier
+	policies   *reload.Policies
+	namespaces *namespaces.Namespaces
+	conn       *grpc.ClientConn // for the gate's own look-ups
+	images     *node.Node
+	proxy      *criproxy.Proxy
 }
 
 // assemble puts an agent together, from what records and judges to what asks for it. Nothing is served yet.
@@ -54,6 +56,9 @@ func assemble(c config.Config, log *slog.Logger) (_ *agent, err error) {
 		return nil, err
 	}
 	if err := a.setUpVerifier(); err != nil {
+		return nil, err
+	}
+	if err := a.setUpNamespaces(); err != nil {
 		return nil, err
 	}
 	return a, a.setUpProxy()
@@ -103,6 +108,25 @@ func (a *agent) setUpVerifier() (err error) {
 	return nil
 }
 
+// setUpNamespaces finds out where images are judged.
+func (a *agent) setUpNamespaces() (err error) {
+	c := a.config.Namespaces
+	o := namespaces.Options{Exempt: c.Exempt, Log: a.log}
+	switch c.Enforce.Mode {
+	case config.ScopeAll:
+	case config.ScopeLabelled:
+		o.File = c.File
+	default:
+		o.Enforce = append([]string{}, c.Enforce.Globs...) // not nil, which would mean all
+	}
+	if a.namespaces, err = namespaces.New(o); err != nil {
+		return err
+	}
+	a.metrics.WatchNamespaces([]string{namespaces.Unused, namespaces.Good, namespaces.Missing, namespaces.Broken},
+		func() string { return a.namespaces.State().File })
+	return nil
+}
+
 // setUpProxy makes the way to the runtime, with the gate on it.
 func (a *agent) setUpProxy() (err error) {
 	c := a.config
@@ -117,6 +141,7 @@ func (a *agent) setUpProxy() (err error) {
 		Resolver:      a.fetcher,
 		Images:        a.images,
 		Recorder:      a.records,
+		Namespaces:    a.namespaces,
 		Observe:       c.Mode == config.Observe,
 		Node:          c.Node,
 		CreateTimeout: time.Duration(c.Verification.CreateTimeout),

@@ -25,8 +25,8 @@ func runCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "run",
 		Short: "Serve the CRI socket and judge what is to run",
-		Long: `Serve the CRI socket in front of the runtime until SIGTERM. Policies are read again
-when their folder changes and on SIGHUP. Under systemd the socket may be handed over, and
+		Long: `Serve the CRI socket in front of the runtime until SIGTERM. Policies and the namespaces file are
+read again when they change and on SIGHUP. Under systemd the socket may be handed over, and
 readiness is reported.`,
 		Example: "  cosentry run --config /etc/cosentry/config.yaml",
 		Args:    cobra.NoArgs,
@@ -74,6 +74,13 @@ func surviveSignals() <-chan os.Signal {
 	return hangups
 }
 
+// moreHangups has the SIGHUPs from now on for one more who reads something again. Like surviveSignals it is not undone.
+func moreHangups() <-chan os.Signal {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	return hangups
+}
+
 // run serves until ctx ends. Policies that cannot be loaded and a runtime that is not
 // there are no reasons to stop: kubelet needs the socket for all the rest.
 func run(ctx context.Context, c config.Config, log *slog.Logger, hangups <-chan os.Signal) error {
@@ -109,9 +116,13 @@ func (a *agent) serve(ctx context.Context, listener net.Listener, hangups <-chan
 	if c.Mode == config.Observe {
 		log.Warn("mode observe: nothing is refused, decisions are only recorded")
 	}
+	if len(c.Namespaces.Exempt) > 0 || c.Namespaces.Enforce.Mode != config.ScopeAll {
+		log.Info("images are not judged in all namespaces", "enforce", c.Namespaces.Enforce.String(), "exempt", c.Namespaces.Exempt.String())
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.proxy.Serve(ctx, listener) })
 	group.Go(func() error { return a.policies.Watch(ctx, hangups) })
+	group.Go(func() error { a.namespaces.Watch(ctx, moreHangups()); return nil })
 	group.Go(func() error { a.images.Watch(ctx); return nil })
 	group.Go(func() error { giveMemoryBack(ctx, giveBackEvery); return nil })
 	if c.HTTP.Address != "" {

@@ -53,7 +53,9 @@
 //	head -n 1 audit.jsonl | sed -E 's/,"hash":"[0-9a-f]{64}"\}$//' | tr -d '\n' | sha256sum
 //
 // The members are those of [Record] in snake_case; time is RFC 3339 in UTC,
-// duration_us is in microseconds. Strings longer than 1 KiB are cut and say so; a
+// duration_us is in microseconds. In each of policies, key_fingerprint is that of the key that signed, and issuer and
+// subject are the identity in the certificate of a keyless signature; what does not apply is left out, as it was by
+// versions that did not know it, and what a newer version adds is passed over. Strings longer than 1 KiB are cut and say so; a
 // record that would still be too long has its strings cut to 256 bytes and its
 // list of policies shortened (policies_omitted says by how many). Records with
 // action "audit" are the log's own: records lost (lost says how many), a torn

@@ -8,8 +8,9 @@ import (
 
 // Format is a record for people, on one line:
 //
-//	time #seq decision action namespace/pod/container image digest duration [cached] policy=result(authority)… "reason"
+//	time #seq decision action namespace/pod/container image digest duration [cached] policy=result(authority [subject])… "reason"
 //
+// subject is who signed, where it was done without a key of his own.
 // Names are given bare only if they are plain; anything with a blank, a quote, a
 // control or an invisible character is quoted and escaped, so that a pod's
 // name can neither move the cursor nor look like another column or another line.
@@ -35,7 +36,11 @@ func Format(e Entry) string {
 	for _, p := range e.Policies {
 		b.WriteString(" " + bare(p.Policy, "/=()") + "=" + bare(p.Result, "/=()"))
 		if p.Authority != "" {
-			b.WriteString("(" + bare(p.Authority, "/=()") + ")")
+			b.WriteString("(" + bare(p.Authority, "/=()"))
+			if p.Subject != "" {
+				b.WriteString(" " + bare(p.Subject, "=()"))
+			}
+			b.WriteString(")")
 		}
 	}
 	if e.Reason != "" {

@@ -65,7 +65,10 @@ type PolicyResult struct {
 	Result         string `json:"result"`
 	Authority      string `json:"authority,omitempty"`
 	KeyFingerprint string `json:"key_fingerprint,omitempty"`
-	Reason         string `json:"reason,omitempty"`
+	// Issuer and Subject are the identity in the certificate of a keyless signature.
+	Issuer  string `json:"issuer,omitempty"`
+	Subject string `json:"subject,omitempty"`
+	Reason  string `json:"reason,omitempty"`
 }
 
 // plain is Record without methods, for wire to embed.
@@ -95,10 +98,10 @@ func (r *Record) UnmarshalJSON(b []byte) error {
 }
 
 // shrink is the order in which a record is made smaller until it fits. The last
-// step always fits: 12+4*6 strings of 256 bytes, each of which becomes at most
+// step always fits: 12+3*8 strings of 256 bytes, each of which becomes at most
 // six bytes of JSON.
 var shrink = []struct{ text, policies int }{
-	{1024, 1024}, {256, 256}, {256, 32}, {256, 4},
+	{1024, 1024}, {256, 256}, {256, 32}, {256, 3},
 }
 
 // encoder turns records into line bodies, one at a time.
@@ -183,7 +186,7 @@ func fit(r Record, limit, policies int) Record {
 		r.Policies[i] = PolicyResult{
 			Policy: cut(p.Policy, limit), Mode: cut(p.Mode, limit), Result: cut(p.Result, limit),
 			Authority: cut(p.Authority, limit), KeyFingerprint: cut(p.KeyFingerprint, limit),
-			Reason: cut(p.Reason, limit),
+			Issuer: cut(p.Issuer, limit), Subject: cut(p.Subject, limit), Reason: cut(p.Reason, limit),
 		}
 	}
 	return r

@@ -3,6 +3,8 @@ package audit
 import (
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -39,7 +41,7 @@ func everywhere(s string, policies int) Record {
 		Image: s, Digest: s, Reason: s, Mode: s, Revision: s,
 	}
 	for range policies {
-		r.Policies = append(r.Policies, PolicyResult{s, s, s, s, s, s})
+		r.Policies = append(r.Policies, PolicyResult{s, s, s, s, s, s, s, s})
 	}
 	return r
 }
@@ -108,6 +110,10 @@ func TestFormat(t *testing.T) {
 	deny, allow := sample(3), sample(4)
 	allow.Decision, allow.CacheHit, allow.Reason = DecisionAllow, true, ""
 	allow.Policies[0].Result = "pass"
+	keyless := sample(8)
+	keyless.Decision, keyless.CacheHit, keyless.Reason = DecisionAllow, true, ""
+	keyless.Policies = []PolicyResult{{Policy: "released", Result: "pass", Authority: "ci",
+		Issuer: "https://issuer.example", Subject: "https://git.example/app/.ci/release.yaml@refs/tags/v1 forged=pass(x)"}}
 	forged := sample(5)
 	forged.Policies = nil
 	forged.Pod.Namespace, forged.Pod.Name, forged.Container = "prod/web", `a\x1b`, "-"
@@ -121,11 +127,12 @@ func TestFormat(t *testing.T) {
 		r    Record
 		want string
 	}{
-		"deny":   {deny, `2026-03-01T12:00:03.000Z #7 deny create prod/web-3/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms prod-signed=fail(release-key) "refused by policy prod-signed"`},
-		"allow":  {allow, `2026-03-01T12:00:04.000Z #7 allow create prod/web-4/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms cached prod-signed=pass(release-key)`},
-		"forged": {forged, `2026-03-01T12:00:05.000Z #7 - "a=b" "prod/web"/"a\\x1b"/"-" "x allow" sha256:short 1.5ms "refused by policy prod-signed"`},
-		"joined": {two, `2026-03-01T12:00:06.000Z #7 deny create prod/web-6/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms "no answer; no \"ca\"; escaped\u202e"`},
-		"lost":   {lost, `2026-03-01T12:00:03.000Z #7 error audit "3 records could not be written and did not fit into the queue, from 2026-03-01T12:00:03Z to 2026-03-01T12:00:03Z"`},
+		"deny":    {deny, `2026-03-01T12:00:03.000Z #7 deny create prod/web-3/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms prod-signed=fail(release-key) "refused by policy prod-signed"`},
+		"allow":   {allow, `2026-03-01T12:00:04.000Z #7 allow create prod/web-4/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms cached prod-signed=pass(release-key)`},
+		"keyless": {keyless, `2026-03-01T12:00:08.000Z #7 allow create prod/web-8/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms cached released=pass(ci "https://git.example/app/.ci/release.yaml@refs/tags/v1 forged=pass(x)")`},
+		"forged":  {forged, `2026-03-01T12:00:05.000Z #7 - "a=b" "prod/web"/"a\\x1b"/"-" "x allow" sha256:short 1.5ms "refused by policy prod-signed"`},
+		"joined":  {two, `2026-03-01T12:00:06.000Z #7 deny create prod/web-6/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms "no answer; no \"ca\"; escaped\u202e"`},
+		"lost":    {lost, `2026-03-01T12:00:03.000Z #7 error audit "3 records could not be written and did not fit into the queue, from 2026-03-01T12:00:03Z to 2026-03-01T12:00:03Z"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if d := cmp.Diff(c.want, Format(Entry{Record: c.r, Seq: 7})); d != "" {
@@ -141,10 +148,10 @@ func TestOversizedRecordIsCutAndSaysSo(t *testing.T) {
 		omitted int
 	}{
 		"long text":                   {everywhere(strings.Repeat("a", 1<<20), 1), 0},
-		"text that grows in escaping": {everywhere(strings.Repeat("\x01", 1<<20), 10), 6},
+		"text that grows in escaping": {everywhere(strings.Repeat("\x01", 1<<20), 10), 7},
 		"runes at the cut":            {everywhere(strings.Repeat("\u00e9\U0001f600", 1<<10), 3), 0},
 		"ten thousand policies":       {everywhere("abc", 10_000), 10_000 - 256},
-		"both":                        {everywhere(strings.Repeat("\u202e", 1<<16), 10_000), 10_000 - 4},
+		"both":                        {everywhere(strings.Repeat("\u202e", 1<<16), 10_000), 10_000 - 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -232,4 +239,35 @@ func TestHeadIsReadBack(t *testing.T) {
 			t.Errorf("%q was read as %v", s, got)
 		}
 	}
+}
+
+// TestRecordsOfOtherVersions: a log outlives an upgrade and a way back, and is verified by its bytes.
+func TestRecordsOfOtherVersions(t *testing.T) {
+	dir := t.TempDir()
+	var file []byte
+	head := genesis
+	for _, policies := range []string{
+		`[{"policy":"p","mode":"enforce","result":"pass","authority":"a","key_fingerprint":"SHA256:ab"}]`,
+		`[{"policy":"p","result":"pass","authority":"a","issuer":"i","subject":"s","of_a_later_version":{"x":[1]}}]`,
+	} {
+		body := `"time":"2026-03-01T12:00:00Z","node":"n","action":"pull","decision":"allow","pod":{"namespace":"","name":"","uid":""},"image":"i","policies":` + policies + `,"cache_hit":false,"duration_us":1`
+		file, head = appendLine(file, head, []byte(body))
+	}
+	if err := os.WriteFile(filepath.Join(dir, currentName), file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustVerify(t, dir, head)
+	all := entries(t, dir)
+	want := [][]PolicyResult{
+		{{Policy: "p", Mode: "enforce", Result: "pass", Authority: "a", KeyFingerprint: "SHA256:ab"}},
+		{{Policy: "p", Result: "pass", Authority: "a", Issuer: "i", Subject: "s"}},
+	}
+	for i, e := range all {
+		if d := cmp.Diff(want[i], e.Policies); d != "" {
+			t.Error(d)
+		}
+	}
+	l := mustOpen(t, Options{Dir: dir})
+	mustAppend(t, l, 1, 1)
+	mustVerify(t, dir, l.Head())
 }

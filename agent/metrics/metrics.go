@@ -24,6 +24,8 @@ type Options struct {
 	Mode    string // enforce or observe
 	// Actions and Decisions are the values that Decided will be given.
 	Actions, Decisions []string
+	// Kinds are the values that TrustFetched will be given.
+	Kinds []string
 }
 
 // Metrics are one agent's.
@@ -46,6 +48,7 @@ type Metrics struct {
 	policyBroken  prometheus.Gauge
 	auditFaults   prometheus.Counter
 	auditLost     prometheus.Counter
+	trustFailures *prometheus.CounterVec
 
 	mu       sync.Mutex
 	revision string // the one that policyInfo shows
@@ -80,6 +83,7 @@ func New(o Options) *Metrics {
 	m.policyBroken = m.gauge("policy_broken", "1 if the policies on disk could not be loaded and an older set, or none, is in force.", nil)
 	m.auditFaults = m.counter("audit_faults_total", "Times that the audit log could not do what it should: a write or a rotation that failed, a file altered by someone else.")
 	m.auditLost = m.counter("audit_records_lost_total", "Audit records that are in no file and in no queue. The log of the agent has them.")
+	m.trustFailures = m.counters("trust_fetch_failures_total", "Attempts to fetch what policies refer to that failed, by kind of reference.", nil, "kind")
 	m.gauge("build_info", "1, labelled with the version and mode of this agent.", prometheus.Labels{"version": o.Version, "mode": o.Mode}).Set(1)
 	m.registry.MustRegister(m.forwardedTime, m.policyInfo,
 		collectors.NewGoCollector(), ownProcess{collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})})
@@ -89,6 +93,9 @@ func New(o Options) *Metrics {
 		for _, decision := range o.Decisions {
 			m.decisions.WithLabelValues(action, decision)
 		}
+	}
+	for _, kind := range o.Kinds {
+		m.trustFailures.WithLabelValues(kind)
 	}
 	for _, result := range []string{"verdict", "error"} {
 		m.verification.WithLabelValues(result)
@@ -200,6 +207,14 @@ func (m *Metrics) AuditFault(error) { m.auditFaults.Inc() }
 
 // AuditLost counts records that are in no audit file and will be in none.
 func (m *Metrics) AuditLost(n int) { m.auditLost.Add(float64(n)) }
+
+// TrustFetched counts an attempt to fetch what a policy refers to, if it failed. The name is no label: it would be a series
+// for each key.
+func (m *Metrics) TrustFetched(kind, _ string, err error) {
+	if err != nil {
+		m.trustFailures.WithLabelValues(kind).Inc()
+	}
+}
 
 // PoliciesLoaded tells of an attempt to load the policies that went well, whether or not they had changed.
 func (m *Metrics) PoliciesLoaded(revision string, count int, at time.Time) {

@@ -19,6 +19,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 var options = Options{
 	Version: "v1", Mode: "observe",
 	Actions: []string{"pull", "create", "mount"}, Decisions: []string{"allow", "warn", "deny", "error"},
+	Kinds: []string{"kms key", "trust root"},
 }
 
 // scrape returns the exposition, of the agent's own metrics alone.
@@ -70,6 +71,21 @@ func TestEveryMethod(t *testing.T) {
 	m.WatchRuntime(func() bool { return up })
 	m.WatchAudit(func() error { return fault }, func() int { return queued })
 
+	file := "good"
+	m.WatchNamespaces([]string{"good", "missing"}, func() string { return file })
+	soon := time.Unix(5000, 0)
+	m.WatchTrust(options.Kinds, func() []Trust {
+		return []Trust{
+			{Kind: "trust root", Name: "public-good", OK: true, Root: true, Expires: soon},
+			{Kind: "trust root", Name: "public-good", Root: true, Expires: soon}, // named twice by mistake
+			{Kind: "trust root", Name: "keys", OK: true, Root: true},
+			{Kind: "trust root", Name: "corp", Root: true, Expires: time.Unix(10, 0)},
+			{Kind: "kms key", Name: "awskms:///x", OK: true, Expires: soon},
+		}
+	})
+	m.TrustFetched("kms key", "awskms:///x", errors.New("no answer"))
+	m.TrustFetched("kms key", "awskms:///x", nil)
+
 	m.Decided("pull", "deny", 20*time.Microsecond)
 	m.Decided("pull", "deny", 30*time.Second)
 	m.Decided("create", "allow", 3*time.Millisecond)
@@ -97,9 +113,9 @@ func TestEveryMethod(t *testing.T) {
 	golden(t, "used.prom", own)
 
 	m.PoliciesLoaded("bbbb", 2, time.Unix(4000, 0))
-	up, fault = false, nil
+	up, fault, file = false, nil, "missing"
 	own, _ = scrape(t, m)
-	for _, line := range []string{"cosentry_policy_broken 0", "cosentry_runtime_up 0", "cosentry_audit_writable 1"} {
+	for _, line := range []string{"cosentry_policy_broken 0", "cosentry_runtime_up 0", "cosentry_audit_writable 1", `cosentry_namespaces_file{state="good"} 0`, `cosentry_namespaces_file{state="missing"} 1`} {
 		if !strings.Contains(own, line+"\n") {
 			t.Errorf("after all was mended, %s is missing in\n%s", line, own)
 		}
@@ -125,5 +141,36 @@ func TestTheNodesTrafficIsNotTheAgents(t *testing.T) {
 		if !strings.Contains(all, "\n"+name) {
 			t.Errorf("%s is missing", name)
 		}
+	}
+}
+
+// TestEveryMetricIsDocumented: docs/metrics.md tells what HELP tells, of each metric that there is.
+func TestEveryMetricIsDocumented(t *testing.T) {
+	used, err := os.ReadFile(filepath.Join("testdata", "used.prom"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs, err := os.ReadFile(filepath.Join("..", "..", "docs", "metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]bool{}
+	for line := range strings.Lines(string(used)) {
+		if help, ok := strings.CutPrefix(line, "# HELP "); ok {
+			name, text, _ := strings.Cut(strings.TrimSpace(help), " ")
+			want["| `"+name+"` | "+text+" |"] = true
+		}
+	}
+	for line := range strings.Lines(string(docs)) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "| `cosentry_") && !strings.Contains(line, " == ") && !strings.Contains(line, " < ") && !strings.Contains(line, " > ") {
+			if !want[line] {
+				t.Errorf("not a metric, or with another text: %s", line)
+			}
+			delete(want, line)
+		}
+	}
+	for line := range want {
+		t.Errorf("missing in docs/metrics.md: %s", line)
 	}
 }

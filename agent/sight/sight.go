@@ -23,10 +23,13 @@ type Status struct {
 	NotReady string `json:"notReady,omitempty"`
 	// Runtime is the runtime's socket, RuntimeState the state of the connection to it as gRPC
 	// names it (READY, IDLE, CONNECTING, TRANSIENT_FAILURE).
-	Runtime      string    `json:"runtime"`
-	RuntimeState string    `json:"runtimeState"`
-	Started      time.Time `json:"started"`
-	Policies     Policies  `json:"policies"`
+	Runtime      string     `json:"runtime"`
+	RuntimeState string     `json:"runtimeState"`
+	Started      time.Time  `json:"started"`
+	Policies     Policies   `json:"policies"`
+	Namespaces   Namespaces `json:"namespaces"`
+	// Trust is how things stand with what policies refer to and do not hold.
+	Trust []Trust `json:"trust,omitempty"`
 	// NoMatch is what happens to an image that no policy matches.
 	NoMatch string `json:"noMatch"`
 	// CachedVerdicts is the number of verdicts in the cache.
@@ -45,6 +48,33 @@ type Policies struct {
 	Warnings int       `json:"warnings,omitempty"` // what `policy check` warns of
 	// Broken is why the files on disk are not in force; empty if they are.
 	Broken string `json:"broken,omitempty"`
+}
+
+// Namespaces says where images are judged.
+type Namespaces struct {
+	// Enforce is all, labelled, or the patterns of the settings, separated by commas; Exempt wins over it.
+	Enforce string   `json:"enforce"`
+	Exempt  []string `json:"exempt,omitempty"`
+	// File and what follows are there where Enforce is labelled. State is good, missing (images are judged in all namespaces)
+	// or broken (what the file last said holds); Count and Labelled are of the file in force, read at Loaded.
+	File     string    `json:"file,omitempty"`
+	State    string    `json:"state,omitempty"`
+	Count    int       `json:"count,omitempty"`
+	Labelled int       `json:"labelled,omitempty"`
+	Loaded   time.Time `json:"loaded,omitzero"`
+	Fault    string    `json:"fault,omitempty"`
+}
+
+// Trust is one thing that policies refer to.
+type Trust struct {
+	Kind string `json:"kind"` // secret, configmap, kms key, remote rule, trust root
+	Name string `json:"name"`
+	// OK says that it can be used now, although Error may tell of an attempt to renew it that failed.
+	OK      bool      `json:"ok"`
+	Error   string    `json:"error,omitempty"`
+	Fetched time.Time `json:"fetched,omitzero"`
+	Expires time.Time `json:"expires,omitzero"` // never, if it is left out
+	From    string    `json:"from,omitempty"`
 }
 
 // Audit is the state of the audit log.

@@ -38,6 +38,7 @@ type Settings struct {
 	Runtime  string            // the runtime's socket
 	HostsDir string            // certs.d
 	Policies map[string]string // file name to content
+	Trust    map[string]string // what policies refer to, by its path under the trust folder
 	Mode     string            // empty is enforce
 	Env      []string          // added to the process's environment
 	// Edit changes the rest of the settings.
@@ -64,6 +65,11 @@ func NewCosentry(tools Tools, dir string, s Settings) (*Cosentry, error) {
 			return nil, err
 		}
 	}
+	for name, text := range s.Trust {
+		if err := c.WriteTrust(name, text); err != nil {
+			return nil, err
+		}
+	}
 	var err error
 	if c.HTTP, err = freeAddress(); err != nil {
 		return nil, err
@@ -80,7 +86,7 @@ func NewCosentry(tools Tools, dir string, s Settings) (*Cosentry, error) {
 		"listen":     c.Socket,
 		"runtime":    map[string]any{"endpoint": s.Runtime},
 		"policies":   map[string]any{"dir": c.PolicyDir},
-		"namespaces": map[string]any{"file": filepath.Join(dir, "namespaces.yaml")},
+		"namespaces": map[string]any{"file": c.namespaces()},
 		"trust":      map[string]any{"dir": c.TrustDir, "cacheDir": filepath.Join(dir, "trustcache"), "updatePublicGood": false},
 		"registry":   map[string]any{"hostsDir": s.HostsDir, "dockerConfig": filepath.Join(dir, "docker.json")},
 		"evidence":   map[string]any{"dir": c.EvidenceDir},
@@ -104,36 +110,37 @@ func NewCosentry(tools Tools, dir string, s Settings) (*Cosentry, error) {
 // Config is the settings file's path.
 func (c *Cosentry) Config() string { return filepath.Join(c.dir, "config.yaml") }
 
-// WriteTrust puts a file in place that policies refer to, such as
-// secrets/<namespace>/<name>/<key>, in one step.
-func (c *Cosentry) WriteTrust(name, text string) error {
-	path := filepath.Join(c.TrustDir, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("writing %s: %w", name, err)
-	}
-	scratch := filepath.Join(c.dir, "trust.new")
-	if err := os.WriteFile(scratch, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("writing %s: %w", name, err)
-	}
-	if err := os.Rename(scratch, path); err != nil {
-		return fmt.Errorf("writing %s: %w", name, err)
-	}
-	return nil
-}
-
-// WritePolicy puts a policy file in place in one step, as an owner's tools
-// would. Empty text removes the file.
+// WritePolicy puts a policy file in place. Empty text removes the file.
 func (c *Cosentry) WritePolicy(name, text string) error {
 	path := filepath.Join(c.PolicyDir, name)
 	if text == "" {
 		return os.Remove(path)
 	}
-	scratch := filepath.Join(c.dir, name+".new")
+	return c.write(path, text)
+}
+
+// WriteTrust puts a file in place that policies refer to, such as
+// secrets/<namespace>/<name>/<key>.
+func (c *Cosentry) WriteTrust(name, text string) error {
+	return c.write(filepath.Join(c.TrustDir, name), text)
+}
+
+// WriteNamespaces puts the file in place that tells the namespaces' labels.
+func (c *Cosentry) WriteNamespaces(text string) error { return c.write(c.namespaces(), text) }
+
+func (c *Cosentry) namespaces() string { return filepath.Join(c.dir, "namespaces.yaml") }
+
+// write replaces a file in one step, as an owner's tools would.
+func (c *Cosentry) write(path, text string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	scratch := filepath.Join(c.dir, filepath.Base(path)+".new")
 	if err := os.WriteFile(scratch, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("writing policy %s: %w", name, err)
+		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	if err := os.Rename(scratch, path); err != nil {
-		return fmt.Errorf("writing policy %s: %w", name, err)
+		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return nil
 }

@@ -102,6 +102,19 @@ const (
 	Certificate
 	// CertificateKey is the length of the RSA key in a signature's certificate.
 	CertificateKey
+	// RuleText is the length of a CUE or Rego rule.
+	RuleText
+	// RuleInput is the size of what a rule is given, as JSON. It is not less than Attestation, and not much more is left
+	// of one by decoding it and writing it again.
+	RuleInput
+	// RuleElements is how many JSON elements a rule is given. CUE takes a kilobyte for each.
+	RuleElements
+	// RuleMembers is how many members one object or array has that a rule is given. The time that CUE takes grows with
+	// the square of it.
+	RuleMembers
+	// RuleDepth is how deep the objects and arrays are nested that a rule is given. Evaluators go down by recursion, and
+	// Go does not recover from a stack that is used up.
+	RuleDepth
 )
 
 var bounds = [...]struct {
@@ -147,6 +160,12 @@ var bounds = [...]struct {
 	Timestamp:      {"signed timestamp size", "bytes", 16 << 10},
 	Certificate:    {"certificate size", "bytes", 64 << 10},
 	CertificateKey: {"RSA key of a certificate", "bits", 8 << 10},
+
+	RuleText:     {"length of a rule", "bytes", 256 << 10},
+	RuleInput:    {"input of a rule", "bytes", 16 << 20},
+	RuleElements: {"elements of a rule's input", "elements", 128 << 10},
+	RuleMembers:  {"members of one object or list of a rule's input", "members", 16 << 10},
+	RuleDepth:    {"nesting of a rule's input", "levels", 256},
 }
 
 // Max is the largest value that is within the bound.

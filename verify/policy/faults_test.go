@@ -29,10 +29,10 @@ func TestSpecRefused(t *testing.T) {
 
 		{"no authorities", images, "test.yaml:6: spec.authorities: missing"},
 		{"empty authorities", images + "authorities: []", "test.yaml:7: spec.authorities: missing"},
-		{"authority says nothing", images + "authorities: [{name: a}]", "test.yaml:7: spec.authorities[0]: has neither key nor static"},
+		{"authority says nothing", images + "authorities: [{name: a}]", "test.yaml:7: spec.authorities[0]: missing: one of key, keyless or static is needed"},
 		{"null authority", images + "authorities: [null]", "spec.authorities[0]: must be a mapping, not empty"},
-		{"null key", images + "authorities: [{key: null}]", "spec.authorities[0]: has neither key nor static"},
-		{"key and static", images + "authorities: [{static: {action: pass}, " + key + "}]", "spec.authorities[0]: has both key and static"},
+		{"null key", images + "authorities: [{key: null}]", "spec.authorities[0]: missing: one of key, keyless or static"},
+		{"key and static", images + "authorities: [{static: {action: pass}, " + key + "}]", "spec.authorities[0]: has key and static: keep one"},
 		{"authority name not printable", images + `authorities: [{name: "a\u0007", static: {action: pass}}]`, `spec.authorities[0].name: "a\a" holds`},
 		{"too many authorities", images + "authorities:" + strings.Repeat("\n- static: {action: pass}", MaxAuthorities+1), "spec.authorities: has 129 entries"},
 
@@ -42,10 +42,12 @@ func TestSpecRefused(t *testing.T) {
 		{"static unknown field", images + "authorities: [{static: {action: pass, msg: x}}]", "static.msg: unknown field"},
 		{"static with ctlog", images + "authorities: [{static: {action: pass}, ctlog: {}}]", "spec.authorities[0].ctlog: says nothing beside static"},
 		{"static with format", images + "authorities: [{static: {action: pass}, signatureFormat: bundle}]", "spec.authorities[0].signatureFormat: says nothing beside static"},
-		{"static with attestations", images + "authorities: [{static: {action: pass}, attestations: []}]", "attestations: not judged by this build"},
+		{"static with attestations", images + "authorities: [{static: {action: pass}, attestations: [{name: a, predicateType: vuln}]}]", "spec.authorities[0].attestations: says nothing beside static"},
+		{"static with source", images + "authorities: [{static: {action: pass}, source: [{oci: ghcr.io/a/b}]}]", "spec.authorities[0].source: says nothing beside static"},
+		{"static with rfc3161timestamp", images + "authorities: [{static: {action: pass}, rfc3161timestamp: {}}]", "spec.authorities[0].rfc3161timestamp: says nothing beside static"},
 
-		{"key without data", images + "authorities: [{key: {}}]", "spec.authorities[0].key.data: missing"},
-		{"key data empty", images + "authorities: [{key: {data: ''}}]", "spec.authorities[0].key.data: missing"},
+		{"key without data", images + "authorities: [{key: {}}]", "spec.authorities[0].key: missing: one of data, kms or secretRef is needed"},
+		{"key data empty", images + "authorities: [{key: {data: ''}}]", "spec.authorities[0].key: missing: one of data, kms or secretRef is needed"},
 		{"key data no PEM", images + "authorities: [{key: {data: abc}}]", `key.data: "abc" is not part of a PEM block`},
 		{"key data binary", images + "authorities: [{key: {data: !!binary YWJj}}]", `key.data: the tag "!!binary" is not read`},
 		{"unknown hash", images + "authorities:\n- key:\n    hashAlgorithm: sha1\n    data: " + block(publicPEM(t, "P-256"), 6), `test.yaml:9: spec.authorities[0].key.hashAlgorithm: unknown hash algorithm "sha1"`},
@@ -56,19 +58,8 @@ func TestSpecRefused(t *testing.T) {
 		{"mode in another case", images + staticPass + "\nmode: Warn", `spec.mode: "Warn" is not a mode`},
 		{"mode off", images + staticPass + "\nmode: off", `spec.mode: "off" is not a mode`},
 
-		{"keyless", images + "authorities: [{keyless: {}}]", "spec.authorities[0].keyless: not judged by this build"},
-		{"kms", images + "authorities: [{key: {kms: 'awskms:///x'}}]", "key.kms: not judged by this build"},
-		{"secretRef", images + "authorities: [{key: {secretRef: {name: x}}}]", "key.secretRef: not judged by this build"},
-		{"source", images + "authorities: [{source: [{oci: x}], " + key + "}]", "source: not judged by this build"},
-		{"source, empty", images + "authorities: [{source: [], " + key + "}]", "source: not judged by this build"},
-		{"attestations", images + "authorities: [{attestations: [{name: x}], " + key + "}]", "attestations: not judged by this build"},
-		{"rfc3161timestamp", images + "authorities: [{rfc3161timestamp: {}, " + key + "}]", "rfc3161timestamp: not judged by this build"},
-		{"ctlog url", images + "authorities: [{ctlog: {url: 'https://rekor.example'}, " + key + "}]", "ctlog.url: not judged by this build"},
-		{"ctlog trustRootRef", images + "authorities: [{ctlog: {trustRootRef: x}, " + key + "}]", "ctlog.trustRootRef: not judged by this build"},
 		{"ctlog of another shape", images + "authorities: [{ctlog: true, " + key + "}]", `ctlog: must be a mapping, not "true"`},
 		{"ctlog unknown field", images + "authorities: [{ctlog: {uri: x}, " + key + "}]", "ctlog.uri: unknown field"},
-		{"spec.policy", images + staticPass + "\npolicy: {type: cue, data: x}", "test.yaml:8: spec.policy: not judged by this build"},
-		{"spec.match", images + staticPass + "\nmatch: [{resource: pods}]", "test.yaml:8: spec.match: not judged by this build"},
 		{"unknown field of spec", images + staticPass + "\nimage: x", "test.yaml:8: spec.image: unknown field"},
 		{"unknown field, odd name", images + staticPass + "\n\"a\\nb\": x", `spec."a\nb": unknown field`},
 
@@ -95,9 +86,9 @@ func TestDocumentRefused(t *testing.T) {
 		{"another kind", "apiVersion: v1\nkind: ConfigMap\n", `apiVersion "v1", kind "ConfigMap"`},
 		{"another version", "apiVersion: policy.sigstore.dev/v2\nkind: ClusterImagePolicy\n", `apiVersion "policy.sigstore.dev/v2"`},
 		{"another group", "apiVersion: cosigned.sigstore.dev/v1alpha1\nkind: ClusterImagePolicy\n", `"cosigned.sigstore.dev/v1alpha1"`},
-		{"TrustRoot", "apiVersion: policy.sigstore.dev/v1alpha1\nkind: TrustRoot\n", "kind TrustRoot is not judged by this build yet"},
-		{"scalar", "hello\n", `must be a ClusterImagePolicy (a mapping), not "hello"`},
-		{"list", "- a\n", "must be a ClusterImagePolicy (a mapping), not a list"},
+		{"TrustRoot of another version", "apiVersion: policy.sigstore.dev/v1beta1\nkind: TrustRoot\n", "only TrustRoot of policy.sigstore.dev/v1alpha1 is read"},
+		{"scalar", "hello\n", `must be a ClusterImagePolicy or a TrustRoot (a mapping), not "hello"`},
+		{"list", "- a\n", "must be a ClusterImagePolicy or a TrustRoot (a mapping), not a list"},
 		{"no metadata", head + spec, "test.yaml:1: metadata.name: missing"},
 		{"no name", head + "metadata: {labels: {a: b}}\n" + spec, "test.yaml:3: metadata.name: missing"},
 		{"empty name", head + "metadata: {name: ''}\n" + spec, "metadata.name: missing"},
@@ -133,15 +124,15 @@ func TestAllFaultsAtOnce(t *testing.T) {
 	faults := faultsOf(t, doc(`
 images: [{glob: "a?"}, {globb: x}]
 mode: audit
-match: []
+match: [{resource: nodes}]
 authorities:
 - keyless: {}
 - key: {data: x, hashAlgorithm: md5}
 - static: {action: maybe}
 `)+"---\nkind: Pod\n---\n: : :\n")
 	want := []string{
-		"6 spec.images[0].glob", "6 spec.images[1].globb", "6 spec.images[1].glob", "7 spec.mode", "8 spec.match",
-		"10 spec.authorities[0].keyless", "11 spec.authorities[1].key.hashAlgorithm", "11 spec.authorities[1].key.data",
+		"6 spec.images[0].glob", "6 spec.images[1].globb", "6 spec.images[1].glob", "7 spec.mode", "8 spec.match[0].resource",
+		"10 spec.authorities[0].keyless.identities", "11 spec.authorities[1].key.hashAlgorithm", "11 spec.authorities[1].key.data",
 		"12 spec.authorities[2].static.action", "14 ",
 	}
 	seen := map[string]bool{}

@@ -12,7 +12,7 @@ import (
 	"syscall"
 )
 
-// Load reads the policies of every *.yaml, *.yml and *.json file in a folder,
+// Load reads the policies and TrustRoots of every *.yaml, *.yml and *.json file in a folder,
 // in the order of their names. Subfolders and names that begin with a dot are left out
 // (a mounted ConfigMap keeps its data in one, and links to it); links to files are
 // followed. A folder without policies is a valid set of none.
@@ -25,9 +25,9 @@ func Load(dir string) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the policy folder: %w", err)
 	}
-	var policies []*Policy
+	var all Documents
 	var faults Errors
-	files := 0
+	files, rules := 0, &ruleChecks{}
 	for _, e := range entries {
 		if !isPolicyFile(e.Name()) {
 			continue
@@ -36,21 +36,22 @@ func Load(dir string) (*Set, error) {
 			faults.add(Fault{File: dir, Text: fmt.Sprintf("the folder holds more than %d policy files", MaxPolicies)})
 			break
 		}
-		found, wrong := loadFile(filepath.Join(dir, e.Name()))
+		found, wrong := loadFile(filepath.Join(dir, e.Name()), rules)
 		for _, f := range wrong {
 			faults.add(f)
 		}
-		policies = append(policies, found...)
+		all.Policies = append(all.Policies, found.Policies...)
+		all.TrustRoots = append(all.TrustRoots, found.TrustRoots...)
 	}
-	// Policies that are sound in themselves are compared even if other files are
+	// Documents that are sound in themselves are compared even if other files are
 	// not, so that one run shows everything there is to mend.
-	for _, f := range check(policies) {
+	for _, f := range check(all) {
 		faults.add(f)
 	}
 	if len(faults) > 0 {
 		return nil, faults
 	}
-	return NewSet(Documents{Policies: policies})
+	return NewSet(all)
 }
 
 func isPolicyFile(name string) bool {
@@ -69,12 +70,12 @@ func LoadFile(path string) (Documents, error) {
 	return Parse(path, data)
 }
 
-func loadFile(path string) ([]*Policy, Errors) {
+func loadFile(path string, rules *ruleChecks) (Documents, Errors) {
 	data, err := readFile(path)
 	if err != nil {
-		return nil, Errors{{File: path, Text: err.Error()}}
+		return Documents{}, Errors{{File: path, Text: err.Error()}}
 	}
-	return parse(path, data)
+	return parse(path, data, rules)
 }
 
 // readFile reads a regular file of at most MaxFileSize and one byte, which

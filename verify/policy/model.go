@@ -153,14 +153,14 @@ type CertificateAuthority struct {
 	URI                      string
 	// CertChain is PEM, the root last.
 	CertChain []byte
-	// ValidFrom and ValidUntil bound the chain; zero: the certificates alone do.
+	// ValidFrom and ValidUntil bound the chain; zero: the certificates alone do. Documents have no such fields.
 	ValidFrom, ValidUntil time.Time
 }
 
 // LogInstance is a transparency log by its key.
 type LogInstance struct {
 	BaseURL string
-	// HashAlgorithm is sha256, sha384 or sha512, however it was written.
+	// HashAlgorithm is sha256, however it was written: there are no logs with another.
 	HashAlgorithm string
 	PublicKey     []byte // PEM
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"regexp"
-	"strings"
-	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -17,24 +15,25 @@ const group = "policy.sigstore.dev/"
 // dnsSubdomain is what the API server takes for metadata.name.
 var dnsSubdomain = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
 
-// Parse reads the policies of one file, YAML or JSON, any number of documents.
-// A file without documents holds nothing. An error is of type Errors and
-// lists every fault of the file; nothing is returned then.
+// Parse reads the policies and TrustRoots of one file, YAML or JSON, any number of documents. A file without documents
+// holds nothing. An error is of type Errors and lists every fault of the file; nothing is returned then.
 func Parse(file string, data []byte) (Documents, error) {
-	policies, faults := parse(file, data)
+	found, faults := parse(file, data, &ruleChecks{})
 	if len(faults) > 0 {
 		return Documents{}, faults
 	}
-	return Documents{Policies: policies}, nil
+	return found, nil
 }
 
-func parse(file string, data []byte) ([]*Policy, Errors) {
-	r := &reader{file: file}
+func parse(file string, data []byte, rules *ruleChecks) (Documents, Errors) {
+	r := &reader{file: file, budget: maxExpansion, rules: rules}
 	if len(data) > plainSize {
-		r.fault(nil, "", "the file is larger than %d bytes: split it", MaxFileSize)
-		return nil, r.faults
+		r.large(data)
 	}
-	var policies []*Policy
+	if len(r.faults) > 0 {
+		return Documents{}, r.faults
+	}
+	var found Documents
 	for dec := yaml.NewDecoder(bytes.NewReader(data)); ; {
 		var doc yaml.Node
 		err := dec.Decode(&doc)
@@ -50,44 +49,68 @@ func parse(file string, data []byte) ([]*Policy, Errors) {
 				continue
 			}
 			r.lint(n, "", 0)
-			policies = append(policies, r.document(n, "")...)
+			r.document(n, "", &found)
 		}
-		if len(policies) > MaxPolicies {
-			r.fault(nil, "", "the file holds more than %d policies", MaxPolicies)
+		if len(found.Policies) > MaxPolicies || len(found.TrustRoots) > MaxTrustRoots {
+			r.fault(nil, "", "the file holds more than %d policies or %d TrustRoots", MaxPolicies, MaxTrustRoots)
 			break
 		}
 	}
 	if len(r.faults) > 0 {
-		return nil, r.faults
+		return Documents{}, r.faults
 	}
-	return policies, nil
+	return found, nil
+}
+
+// large lets a file past plainSize only if it is long text that makes it large, as that of a TUF repository does: each
+// value of a YAML file begins with one of a few characters, and costs a hundred times its bytes in memory.
+func (r *reader) large(data []byte) {
+	if len(data) > MaxFileSize {
+		r.fault(nil, "", "the file is larger than %d bytes: split it", MaxFileSize)
+		return
+	}
+	structure := 0
+	for _, c := range data {
+		switch c {
+		case '[', ']', '{', '}', ',', ':', '-', '?', '&', '*', '!':
+			structure++
+		}
+	}
+	if structure > maxStructure {
+		r.fault(nil, "", "the file is larger than %d bytes: split it (only the mirrorFS of a TrustRoot may be so large)", plainSize)
+	}
+	r.budget += 3 * len(data)
 }
 
 // document reads one document, or one item of a list of them.
-func (r *reader) document(n *yaml.Node, path string) []*Policy {
+func (r *reader) document(n *yaml.Node, path string, found *Documents) {
 	n = r.resolve(n)
 	if r.exhausted() {
-		return nil
+		return
 	}
 	if n.Kind != yaml.MappingNode {
-		r.fault(n, path, "must be a ClusterImagePolicy (a mapping), not %s", describe(n))
-		return nil
+		r.fault(n, path, "must be a ClusterImagePolicy or a TrustRoot (a mapping), not %s", describe(n))
+		return
 	}
 	apiVersion, kind := r.peek(n, "apiVersion"), r.peek(n, "kind")
-	ours := apiVersion == group+"v1alpha1" || apiVersion == group+"v1beta1"
+	policies := apiVersion == group+"v1alpha1" || apiVersion == group+"v1beta1"
+	roots := apiVersion == group+"v1alpha1"
 	switch {
-	case ours && kind == "ClusterImagePolicy":
+	case policies && kind == "ClusterImagePolicy":
 		if p := r.policy(n, path); p != nil {
-			return []*Policy{p}
+			found.Policies = append(found.Policies, p)
 		}
-	case path == "" && (apiVersion == "v1" && kind == "List" || ours && kind == "ClusterImagePolicyList"):
-		return r.items(n)
-	case kind == "TrustRoot" && strings.HasPrefix(apiVersion, group):
-		r.fault(n, path, "kind TrustRoot is not judged by this build yet: remove the document, or use a build that judges it")
+	case roots && kind == "TrustRoot":
+		if t := r.trustRootDocument(n, path); t != nil {
+			found.TrustRoots = append(found.TrustRoots, t)
+		}
+	case path == "" && (apiVersion == "v1" && kind == "List" || policies && kind == "ClusterImagePolicyList" || roots && kind == "TrustRootList"):
+		r.items(n, found)
+	case kind == "TrustRoot" || kind == "TrustRootList":
+		r.fault(n, path, "apiVersion %s, kind %s: only TrustRoot of %sv1alpha1 is read", quote(apiVersion), quote(kind), group)
 	default:
-		r.fault(n, path, "apiVersion %s, kind %s: only ClusterImagePolicy of %sv1alpha1 or v1beta1 is read", quote(apiVersion), quote(kind), group)
+		r.fault(n, path, "apiVersion %s, kind %s: only ClusterImagePolicy of %sv1alpha1 or v1beta1 and TrustRoot of v1alpha1 are read", quote(apiVersion), quote(kind), group)
 	}
-	return nil
 }
 
 // peek returns a top-level string before it is known which fields to expect.
@@ -104,23 +127,21 @@ func (r *reader) peek(n *yaml.Node, name string) string {
 }
 
 // items reads a list as kubectl get -o yaml prints it.
-func (r *reader) items(n *yaml.Node) []*Policy {
-	o, ok := r.object(n, "", []string{"apiVersion", "kind", "metadata", "items"}, nil)
+func (r *reader) items(n *yaml.Node, found *Documents) {
+	o, ok := r.object(n, "", "apiVersion", "kind", "metadata", "items")
 	if !ok {
-		return nil
+		return
 	}
-	var policies []*Policy
 	for i, item := range r.list(o, "items", MaxPolicies) {
 		if r.exhausted() {
 			break
 		}
-		policies = append(policies, r.document(item, index("items", i))...)
+		r.document(item, index("items", i), found)
 	}
-	return policies
 }
 
 func (r *reader) policy(n *yaml.Node, path string) *Policy {
-	o, ok := r.object(n, path, []string{"apiVersion", "kind", "metadata", "spec", "status"}, nil)
+	o, ok := r.object(n, path, "apiVersion", "kind", "metadata", "spec", "status")
 	if !ok {
 		return nil
 	}
@@ -130,8 +151,7 @@ func (r *reader) policy(n *yaml.Node, path string) *Policy {
 		r.fault(n, join(path, "spec"), "missing: say which images and which authorities")
 		return nil
 	}
-	spec, ok := r.object(field, join(path, "spec"),
-		[]string{"images", "authorities", "mode"}, []string{"policy", "match"})
+	spec, ok := r.object(field, join(path, "spec"), "images", "match", "mode", "authorities", "policy")
 	if !ok {
 		return nil
 	}
@@ -144,7 +164,9 @@ func (r *reader) policy(n *yaml.Node, path string) *Policy {
 		r.fault(spec.line("mode"), join(spec.path, "mode"), "%s is not a mode: use enforce or warn", quote(mode))
 	}
 	p.Globs = r.images(spec)
+	p.Match = r.matches(spec)
 	p.Authorities = r.authorities(spec)
+	r.policyRule(spec, p)
 	return p
 }
 
@@ -154,7 +176,7 @@ func (r *reader) metadata(o object) string {
 	path := join(o.path, "metadata")
 	field, ok := o.fields["metadata"]
 	if !ok {
-		r.fault(o.node, join(path, "name"), "missing: give the policy a name")
+		r.fault(o.node, join(path, "name"), "missing: give it a name")
 		return ""
 	}
 	n := r.resolve(field)
@@ -177,7 +199,7 @@ func (r *reader) metadata(o object) string {
 	}
 	switch {
 	case name == "":
-		r.fault(meta.line("name"), join(path, "name"), "missing: give the policy a name")
+		r.fault(meta.line("name"), join(path, "name"), "missing: give it a name")
 	case !dnsSubdomain.MatchString(name):
 		r.fault(meta.line("name"), join(path, "name"), "%s is not a name Kubernetes takes: use lower-case letters, digits, - and .", quote(name))
 	}
@@ -194,7 +216,7 @@ func (r *reader) images(spec object) []Glob {
 	var globs []Glob
 	for i, item := range list {
 		at := index(path, i)
-		o, ok := r.object(item, at, []string{"glob"}, nil)
+		o, ok := r.object(item, at, "glob")
 		if r.exhausted() {
 			return nil
 		}
@@ -218,137 +240,4 @@ func (r *reader) images(spec object) []Glob {
 		globs = append(globs, g)
 	}
 	return globs
-}
-
-func (r *reader) authorities(spec object) []Authority {
-	path := join(spec.path, "authorities")
-	before := len(r.faults)
-	list := r.list(spec, "authorities", MaxAuthorities)
-	// policy-controller can be told to let a policy without authorities through.
-	// Here it would accept nothing and say nothing about why.
-	if len(list) == 0 && len(r.faults) == before && !r.exhausted() {
-		r.fault(spec.line("authorities"), path, "missing: say whose signature counts, by key or static")
-	}
-	var authorities []Authority
-	for i, item := range list {
-		a := r.authority(item, index(path, i))
-		if r.exhausted() {
-			return nil
-		}
-		if a.Name == "" {
-			a.Name = fmt.Sprintf("authority-%d", i)
-		}
-		authorities = append(authorities, a)
-	}
-	return authorities
-}
-
-func (r *reader) authority(n *yaml.Node, path string) (a Authority) {
-	o, ok := r.object(n, path,
-		[]string{"name", "key", "static", "ctlog", "signatureFormat"},
-		[]string{"keyless", "source", "attestations", "rfc3161timestamp"})
-	if !ok {
-		return a
-	}
-	a.Name = r.text(o, "name", maxNameLen)
-	if strings.ContainsFunc(a.Name, func(c rune) bool { return !unicode.IsPrint(c) }) {
-		r.fault(o.line("name"), join(path, "name"), "%s holds characters that cannot be printed", quote(a.Name))
-	}
-	a.Format = r.format(o)
-	r.ctlog(o)
-	key, hasKey := o.fields["key"]
-	static, hasStatic := o.fields["static"]
-	switch {
-	case hasKey && hasStatic:
-		r.fault(o.node, path, "has both key and static: keep one")
-	case hasKey:
-		a.Key = r.key(key, join(path, "key"))
-	case hasStatic:
-		a.Static = r.static(static, join(path, "static"))
-		for _, other := range []string{"ctlog", "signatureFormat"} {
-			if field, ok := o.fields[other]; ok {
-				r.fault(field, join(path, other), "says nothing beside static, which looks at no signature: remove it")
-			}
-		}
-	case !has(r.resolve(n), "keyless"):
-		r.fault(o.node, path, "has neither key nor static: say whose signature counts")
-	}
-	return a
-}
-
-// has reports whether a mapping holds a field at all.
-func has(n *yaml.Node, name string) bool {
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == name && !isNull(n.Content[i+1]) {
-			return true
-		}
-	}
-	return false
-}
-
-func (r *reader) format(o object) Format {
-	switch f := Format(r.text(o, "signatureFormat", maxMessage)); f {
-	case AnyFormat, LegacyFormat, BundleFormat:
-		return f
-	default:
-		r.fault(o.line("signatureFormat"), join(o.path, "signatureFormat"), "%s is not a signature format: use legacy or bundle, or leave it out to accept both", quote(string(f)))
-		return AnyFormat
-	}
-}
-
-// ctlog accepts ctlog: {}, by which policy-controller asks for no transparency
-// log. A key authority needs none anyway, so it changes nothing.
-func (r *reader) ctlog(o object) {
-	if field, ok := o.fields["ctlog"]; ok {
-		r.object(field, join(o.path, "ctlog"), nil, []string{"url", "trustRootRef"})
-	}
-}
-
-func (r *reader) key(n *yaml.Node, path string) *Key {
-	before := len(r.faults)
-	o, ok := r.object(n, path, []string{"data", "hashAlgorithm"}, []string{"kms", "secretRef"})
-	if !ok {
-		return nil
-	}
-	data := r.text(o, "data", maxKeyData)
-	hash, err := parseHash(r.text(o, "hashAlgorithm", maxMessage))
-	if err != nil {
-		r.fault(o.line("hashAlgorithm"), join(path, "hashAlgorithm"), "%v", err)
-	}
-	if data == "" {
-		if len(r.faults) == before && !r.exhausted() {
-			r.fault(o.line("data"), join(path, "data"), "missing: put the PEM public key here")
-		}
-		return nil
-	}
-	if err != nil {
-		hash, _ = parseHash("") // the key is looked at all the same, for its own faults
-	}
-	_, written := o.fields["hashAlgorithm"]
-	keys, err := ParsePublicKeys([]byte(data), hash, written)
-	if err != nil {
-		r.fault(o.line("data"), join(path, "data"), "%v", err)
-	}
-	return &Key{PublicKeys: keys}
-}
-
-func (r *reader) static(n *yaml.Node, path string) *Static {
-	o, ok := r.object(n, path, []string{"action", "message"}, nil)
-	if !ok {
-		return nil
-	}
-	s := &Static{Message: r.text(o, "message", maxMessage)}
-	before := len(r.faults)
-	switch action := r.text(o, "action", maxMessage); action {
-	case "pass":
-		s.Pass = true
-	case "fail":
-	case "":
-		if len(r.faults) == before && !r.exhausted() {
-			r.fault(o.line("action"), join(path, "action"), "missing: use pass or fail")
-		}
-	default:
-		r.fault(o.line("action"), join(path, "action"), "%s is not an action: use pass or fail", quote(action))
-	}
-	return s
 }

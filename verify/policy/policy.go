@@ -23,21 +23,21 @@ import (
 
 // Bounds on what is read. Past a bound the file is refused, never cut.
 const (
-	MaxFileSize     = 14 << 20 // bytes of one file; past 1 MiB only if a TUF repository makes it large (see plainSize)
-	MaxPolicies     = 4096     // policies of one set, and files of one folder
-	MaxTrustRoots   = 256      // TrustRoots of one set
-	MaxGlobs        = 1024     // images of one policy
-	MaxMatches      = 128      // match entries of one policy
-	MaxAuthorities  = 128      // authorities of one policy
-	MaxKeys         = 64       // public keys of one authority
-	MaxIdentities   = 256      // identities of one authority
-	MaxAttestations = 64       // attestations of one authority
-	MaxPullSecrets  = 16       // signaturePullSecrets of one authority
-	MaxCertificates = 64       // certificates of one ca-cert or chain
-	MaxLogs         = 64       // logs, or authorities, of one kind in a TrustRoot
-	MaxImageName    = 1024     // bytes of an image name to be matched; the longest a runtime takes is half of it
+	MaxFileSize     = 8 << 20 // bytes of one file; past 1 MiB only if a TUF repository makes it large (see plainSize)
+	MaxPolicies     = 4096    // policies of one set, and files of one folder
+	MaxTrustRoots   = 256     // TrustRoots of one set
+	MaxGlobs        = 1024    // images of one policy
+	MaxMatches      = 128     // match entries of one policy
+	MaxAuthorities  = 128     // authorities of one policy
+	MaxKeys         = 64      // public keys of one authority
+	MaxIdentities   = 256     // identities of one authority
+	MaxAttestations = 64      // attestations of one authority
+	MaxPullSecrets  = 16      // signaturePullSecrets of one authority
+	MaxCertificates = 64      // certificates of one ca-cert or chain
+	MaxLogs         = 64      // logs, or authorities, of one kind in a TrustRoot
+	MaxImageName    = 1024    // bytes of an image name to be matched; the longest a runtime takes is half of it
 
-	MaxMirror = 8 << 20 // bytes of a TUF repository, decoded
+	MaxMirror = 4 << 20 // bytes of a TUF repository, decoded; limits.TUFArchive says the same
 
 	plainSize    = 1 << 20  // bytes of a file that may be anything
 	maxStructure = 64 << 10 // in a larger one, bytes that could begin a value
@@ -50,8 +50,9 @@ const (
 	maxURL       = 2048
 	maxRegexp    = 2048
 	maxIdentity  = 2048
-	maxLabels    = 64 // matchLabels, or matchExpressions, or values of one
-	maxTagPrefix = 53 // a tag has 128 bytes, and sha256-<hex>.sig takes 75
+	maxRuleWords = 2000 // bytes of what is wrong with a rule
+	maxLabels    = 64   // matchLabels, or matchExpressions, or values of one
+	maxTagPrefix = 53   // a tag has 128 bytes, and sha256-<hex>.sig takes 75
 	maxExpansion = 4 << 20
 	maxDepth     = 100
 	maxFaults    = 1000

@@ -18,6 +18,8 @@ type reader struct {
 	file   string
 	faults Errors
 	spent  int
+	budget int
+	rules  *ruleChecks
 }
 
 // object is a mapping's fields by name. Fields that are null are left out:
@@ -52,19 +54,18 @@ func (r *reader) resolve(n *yaml.Node) *yaml.Node {
 		return null
 	}
 	if r.spent += 1 + len(n.Value); r.exhausted() {
-		r.fault(n, "", "aliases in this file stand for more than %d bytes: write the values out", maxExpansion)
+		r.fault(n, "", "aliases in this file stand for more than %d bytes: write the values out", r.budget)
 		return null
 	}
 	return n
 }
 
-func (r *reader) exhausted() bool { return r.spent > maxExpansion }
+func (r *reader) exhausted() bool { return r.spent > r.budget }
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
-// object reads a mapping whose fields are known, or known and not judged by
-// this build (later). Everything else is a fault.
-func (r *reader) object(n *yaml.Node, path string, known, later []string) (object, bool) {
+// object reads a mapping whose fields are known. Everything else is a fault.
+func (r *reader) object(n *yaml.Node, path string, known ...string) (object, bool) {
 	n = r.resolve(n)
 	o := object{node: n, path: path, fields: map[string]*yaml.Node{}}
 	if n.Kind != yaml.MappingNode {
@@ -86,55 +87,11 @@ func (r *reader) object(n *yaml.Node, path string, known, later []string) (objec
 			if !isNull(value) {
 				o.fields[name] = n.Content[i+1]
 			}
-		case slices.Contains(later, name):
-			if !isNull(value) {
-				r.fault(n.Content[i], join(path, name), "not judged by this build: remove it, or use a build that judges it")
-			}
 		default:
-			r.fault(n.Content[i], join(path, name), "unknown field%s", hint(name, append(known, later...)))
+			r.fault(n.Content[i], join(path, name), "unknown field%s", hint(name, known))
 		}
 	}
 	return o, true
-}
-
-// text reads a string field; "" where it is not set.
-func (r *reader) text(o object, name string, limit int) string {
-	field, ok := o.fields[name]
-	if !ok {
-		return ""
-	}
-	n, path := r.resolve(field), join(o.path, name)
-	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!str" {
-		if !r.exhausted() {
-			r.fault(field, path, "must be a string, not %s", describe(n))
-		}
-		return ""
-	}
-	if len(n.Value) > limit {
-		r.fault(field, path, "is %d bytes long: at most %d are read", len(n.Value), limit)
-		return ""
-	}
-	return n.Value
-}
-
-// list reads a field that is a list; nil where it is not set.
-func (r *reader) list(o object, name string, limit int) []*yaml.Node {
-	field, ok := o.fields[name]
-	if !ok {
-		return nil
-	}
-	n, path := r.resolve(field), join(o.path, name)
-	if n.Kind != yaml.SequenceNode {
-		if !r.exhausted() {
-			r.fault(field, path, "must be a list, not %s", describe(n))
-		}
-		return nil
-	}
-	if len(n.Content) > limit {
-		r.fault(field, path, "has %d entries: at most %d are read", len(n.Content), limit)
-		return nil
-	}
-	return n.Content
 }
 
 // line is the node of a field, or of the object where the field is not set.

@@ -2,11 +2,7 @@ package policy
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
-	"hash"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,21 +16,22 @@ type Set struct {
 	revision   string
 }
 
-// NewSet makes a set of documents, which must not be changed afterwards. It
-// refuses two policies of one name, and policies that could not have come from
-// a valid document: without globs or authorities, or with an authority that is
-// neither key nor static, or both. An error is of type Errors.
+// NewSet makes a set of documents, which must not be changed afterwards. It refuses two policies, or two TrustRoots, of
+// one name, and what could not have come from a valid document: policies without globs or authorities, and authorities
+// that are not exactly one of key, keyless and static, or that leave open whom they trust. An error is of type Errors.
 func NewSet(all ...Documents) (*Set, error) {
-	var policies []*Policy
+	var found Documents
 	for _, d := range all {
-		policies = append(policies, d.Policies...)
+		found.Policies = append(found.Policies, d.Policies...)
+		found.TrustRoots = append(found.TrustRoots, d.TrustRoots...)
 	}
-	if faults := check(policies); len(faults) > 0 {
+	if faults := check(found); len(faults) > 0 {
 		return nil, faults
 	}
-	s := &Set{policies: policies}
+	s := &Set{policies: found.Policies, trustRoots: found.TrustRoots}
 	slices.SortFunc(s.policies, func(a, b *Policy) int { return cmp.Compare(a.Name, b.Name) })
-	s.revision = revision(s.policies)
+	slices.SortFunc(s.trustRoots, func(a, b *TrustRoot) int { return cmp.Compare(a.Name, b.Name) })
+	s.revision = revision(s)
 	return s, nil
 }
 
@@ -59,70 +56,55 @@ func (s *Set) Documents() Documents {
 	return Documents{Policies: s.Policies(), TrustRoots: s.TrustRoots()}
 }
 
-// Revision is a hash of what all policies of the set mean: 16 hex digits, equal
-// for sets that decide alike whichever files and order they were read from, and
-// different when any name, mode, glob, authority or key differs.
+// Revision is a hash of what all documents of the set mean: 16 hex digits, equal for sets that decide alike whichever
+// files and order they were read from, and different when any name, mode, glob, authority, key, rule or trust root
+// differs. What they refer to, such as secrets, is not in it.
 func (s *Set) Revision() string { return s.revision }
 
-func check(policies []*Policy) (faults Errors) {
-	if len(policies) > MaxPolicies {
-		return Errors{{Text: fmt.Sprintf("%d policies: at most %d are read", len(policies), MaxPolicies)}}
+func check(all Documents) (faults Errors) {
+	if len(all.Policies) > MaxPolicies || len(all.TrustRoots) > MaxTrustRoots {
+		return Errors{{Text: fmt.Sprintf("%d policies and %d TrustRoots: at most %d and %d are read",
+			len(all.Policies), len(all.TrustRoots), MaxPolicies, MaxTrustRoots)}}
 	}
-	first := make(map[string]*Policy, len(policies))
-	for _, p := range policies {
+	policies := register{"policy", map[string]string{}, &faults}
+	for _, p := range all.Policies {
 		if p == nil {
 			faults.add(Fault{Text: "policy is nil"})
 			continue
 		}
-		f := Fault{}
-		f.File, f.Line = splitSource(p.Source)
-		if f.Text = p.problem(); f.Text != "" {
-			faults.add(f)
-		}
-		if other, twice := first[p.Name]; twice {
-			f.Field = "metadata.name"
-			f.Text = fmt.Sprintf("policy %s is already defined in %s: rename or remove one", quote(p.Name), plain(other.Source))
-			faults.add(f)
+		policies.check(p.Name, p.Source, p.problem())
+	}
+	roots := register{"TrustRoot", map[string]string{}, &faults}
+	for _, t := range all.TrustRoots {
+		if t == nil {
+			faults.add(Fault{Text: "TrustRoot is nil"})
 			continue
 		}
-		first[p.Name] = p
+		roots.check(t.Name, t.Source, t.problem())
 	}
 	return faults
 }
 
-// problem says why a policy cannot be judged; Parse returns none of which
-// this would be true.
-func (p *Policy) problem() string {
-	name := quote(p.Name)
-	switch {
-	case p.Name == "":
-		return "a policy has no name"
-	case p.Mode != Enforce && p.Mode != Warn:
-		return fmt.Sprintf("policy %s has the unknown mode %d", name, int(p.Mode))
-	case len(p.Globs) == 0 || slices.Contains(p.Globs, Glob{}):
-		return fmt.Sprintf("policy %s has no glob, or an empty one", name)
-	case len(p.Authorities) == 0:
-		return fmt.Sprintf("policy %s has no authorities", name)
+// register holds the names of one kind of document, with where each was read.
+type register struct {
+	kind   string
+	first  map[string]string
+	faults *Errors
+}
+
+func (n register) check(name, source, problem string) {
+	f := Fault{Text: problem}
+	f.File, f.Line = splitSource(source)
+	if f.Text != "" {
+		n.faults.add(f)
 	}
-	for i, a := range p.Authorities {
-		switch {
-		case (a.Key == nil) == (a.Static == nil):
-			return fmt.Sprintf("policy %s, authority %d: exactly one of key and static is needed", name, i)
-		case a.Key != nil && len(a.Key.PublicKeys) == 0:
-			return fmt.Sprintf("policy %s, authority %d: no public key", name, i)
-		case a.Format != AnyFormat && a.Format != LegacyFormat && a.Format != BundleFormat:
-			return fmt.Sprintf("policy %s, authority %d: unknown signature format", name, i)
-		}
-		if a.Key == nil {
-			continue
-		}
-		for _, k := range a.Key.PublicKeys {
-			if k.Key == nil || k.Hash == 0 || k.Fingerprint == "" {
-				return fmt.Sprintf("policy %s, authority %d: a public key without key, hash or fingerprint", name, i)
-			}
-		}
+	if other, twice := n.first[name]; twice {
+		f.Field = "metadata.name"
+		f.Text = fmt.Sprintf("%s %s is already defined in %s: rename or remove one", n.kind, quote(name), plain(other))
+		n.faults.add(f)
+		return
 	}
-	return ""
+	n.first[name] = source
 }
 
 func splitSource(source string) (file string, line int) {
@@ -135,53 +117,4 @@ func splitSource(source string) (file string, line int) {
 		return source, 0
 	}
 	return source[:i], line
-}
-
-// revision hashes the policies, which are in order of their names. Every string
-// goes in with its length and every list with its count, so that no two
-// meanings share an encoding.
-func revision(policies []*Policy) string {
-	h := meaning{sha256.New()}
-	h.text("cosentry policy set 1")
-	h.number(len(policies))
-	for _, p := range policies {
-		h.text(p.Name)
-		h.text(p.Mode.String())
-		h.number(len(p.Globs))
-		for _, g := range p.Globs {
-			h.text(g.written)
-		}
-		h.number(len(p.Authorities))
-		for _, a := range p.Authorities {
-			h.authority(a)
-		}
-	}
-	return hex.EncodeToString(h.Sum(nil)[:8])
-}
-
-type meaning struct{ hash.Hash }
-
-func (h meaning) number(n int) { h.Write(binary.BigEndian.AppendUint64(nil, uint64(n))) }
-
-func (h meaning) text(s string) {
-	h.number(len(s))
-	h.Write([]byte(s))
-}
-
-func (h meaning) authority(a Authority) {
-	h.text(a.Name)
-	h.text(string(a.Format))
-	switch {
-	case a.Key != nil:
-		h.text("key")
-		h.number(len(a.Key.PublicKeys))
-		for _, k := range a.Key.PublicKeys {
-			h.text(k.Fingerprint)
-			h.text(k.Hash.String())
-		}
-	case a.Static != nil:
-		h.text("static")
-		h.text(strconv.FormatBool(a.Static.Pass))
-		h.text(a.Static.Message)
-	}
 }

@@ -80,7 +80,7 @@ func TestRevisionIsIndependentOfFilesAndOrder(t *testing.T) {
 	if got := mustSet(t, strings.Join(data, "---\n")).Revision(); got != want {
 		t.Errorf("in one file: revision %s, want %s", got, want)
 	}
-	p := strings.NewReplacer("v1beta1", "v1alpha1", "  name: p3\n", "  labels: {a: b}\n  name: p3\n", "      data:", "      hashAlgorithm: SHA256\n      data:")
+	p := strings.NewReplacer("v1beta1", "v1alpha1", "  name: p3\n", "  labels: {a: b}\n  name: p3\n")
 	for i := range data {
 		data[i] = "# comment\n" + p.Replace(data[i]) + "  mode: enforce\n"
 	}
@@ -167,8 +167,8 @@ func TestWarnings(t *testing.T) {
 		{"static pass beside a key", "images: [{glob: a/*}]\nauthorities: [{" + key + "}, {static: {action: pass}}]", "spec.authorities[1].static: passes every image of this policy"},
 		{"message of pass", "images: [{glob: a/*}]\nauthorities: [{static: {action: pass, message: x}}]", "static.message: is shown for action fail only"},
 		{"names twice", "images: [{glob: a/*}]\nauthorities: [{name: authority-1, " + key + "}, {" + key + "}]", `spec.authorities[1].name: authority 0 is called "authority-1" too`},
-		{"capitals in a path", "images: [{glob: ghcr.io/Foo/*}]\nauthorities: [{" + key + "}]", `spec.images[0].glob: "ghcr.io/Foo/*" matches no image name`},
-		{"a scheme", "images: [{glob: 'https://ghcr.io/**'}]\nauthorities: [{" + key + "}]", "matches no image name"},
+		{"capitals in a path", "images: [{glob: ghcr.io/Foo/*}, {glob: a/*}]\nauthorities: [{" + key + "}]", `spec.images[0].glob: "ghcr.io/Foo/*" matches no image name`},
+		{"a scheme", "images: [{glob: 'https://ghcr.io/**'}, {glob: a/*}]\nauthorities: [{" + key + "}]", "matches no image name"},
 		{"docker.io", "images: [{glob: docker.io/library/*}]\nauthorities: [{" + key + "}]", `"index.docker.io/library/*" matches every spelling`},
 		{"no tag", "images: [{glob: ghcr.io/a/b}]\nauthorities: [{" + key + "}]", `"ghcr.io/a/b*" matches every tag`},
 	} {

@@ -3,15 +3,15 @@ package policy
 import (
 	"fmt"
 	"strings"
-
-	"github.com/google/go-containerregistry/pkg/name"
+	"time"
 )
 
 // Warning is something in a sound policy that is legal and probably not what
 // its owner means.
 type Warning struct {
+	// Policy is the policy's name; empty where the warning is about a TrustRoot or the whole set.
 	Policy string
-	// Source is where the policy was read, as file:line.
+	// Source is where the document was read, as file:line.
 	Source string
 	// Field is the path to the field, such as spec.images[0].glob.
 	Field string
@@ -23,84 +23,167 @@ func (w Warning) String() string {
 	return fmt.Sprintf("%s: %s: %s", plain(w.Source), w.Field, w.Text)
 }
 
-// Warnings returns what is legal and dangerous in the set, in order of the
-// policies' names.
-func (s *Set) Warnings() []Warning {
+// Warnings returns what is legal and dangerous in the set, in order of the policies' names, the TrustRoots' after them.
+// What policies refer to is not looked at.
+func (s *Set) Warnings() []Warning { return s.warnings(time.Now()) }
+
+func (s *Set) warnings(now time.Time) []Warning {
 	var all []Warning
+	possible := false
 	for _, p := range s.policies {
-		add := func(field, format string, args ...any) {
-			all = append(all, Warning{Policy: p.Name, Source: p.Source, Field: field, Text: fmt.Sprintf(format, args...)})
-		}
-		for i, g := range p.Globs {
-			if text := g.doubt(); text != "" {
-				add(index("spec.images", i)+".glob", "%s", text)
-			}
-		}
-		names := map[string]int{}
-		for i, a := range p.Authorities {
-			at := index("spec.authorities", i)
-			if first, again := names[a.Name]; again {
-				add(at+".name", "authority %d is called %s too: reports cannot tell them apart", first, quote(a.Name))
-			} else {
-				names[a.Name] = i
-			}
-			if a.Static == nil || !a.Static.Pass {
-				continue
-			}
-			if i := everything(p.Globs); i >= 0 {
-				add(at+".static", "passes every image there is without a signature, by the glob %s", quote(p.Globs[i].String()))
-			}
-			if len(p.Authorities) > 1 {
-				add(at+".static", "passes every image of this policy, so its other authorities decide nothing")
-			}
-			if a.Static.Message != "" {
-				add(at+".static.message", "is shown for action fail only")
-			}
-		}
+		d := doubts{all: &all, policy: p.Name, source: p.Source, now: now}
+		possible = d.images(p) || possible
+		d.matches(p)
+		d.authorities(p)
+	}
+	if len(s.policies) > 0 && !possible {
+		p := s.policies[0]
+		all = append(all, Warning{Source: p.Source, Field: "spec.images", Text: "no policy of this set matches any image name: nothing is checked"})
+	}
+	for _, t := range s.trustRoots {
+		d := doubts{all: &all, source: t.Source, now: now}
+		d.trustRoot(t)
 	}
 	return all
 }
 
-// everything returns the index of a glob that matches all names, or -1.
-func everything(globs []Glob) int {
-	for i, g := range globs {
-		if g.literal == "" && g.must == "" && strings.ContainsRune(g.rest, anyPath) {
-			return i
-		}
-	}
-	return -1
+// doubts collects the warnings about one document.
+type doubts struct {
+	all            *[]Warning
+	policy, source string
+	now            time.Time
 }
 
-// doubt says what about a glob is likely not meant.
-func (g Glob) doubt() string {
-	if !g.possible() {
-		return fmt.Sprintf("%s matches no image name", quote(g.written))
-	}
-	if strings.HasPrefix(g.written, "docker.io/") {
-		return fmt.Sprintf("%s matches only where docker.io is written out: %s matches every spelling", quote(g.written), quote("index."+g.written))
-	}
-	last := g.written[strings.LastIndexByte(g.written, '/')+1:]
-	if g.rest == "" && !strings.Contains(last, ":") {
-		return fmt.Sprintf("%s matches only where the image is written just so, without tag or digest: %s matches every tag and digest (and names that go on after it)", quote(g.written), quote(g.written+"*"))
-	}
-	return ""
+func (d doubts) add(field, format string, args ...any) {
+	*d.all = append(*d.all, Warning{Policy: d.policy, Source: d.source, Field: field, Text: fmt.Sprintf(format, args...)})
 }
 
-// possible reports whether some image name was found that the glob matches.
-// Wildcards are filled with a letter, a digit (for ports) and a digest; a glob
-// which needs them filled differently from each other counts as possible
-// only if one of these happens to do.
-func (g Glob) possible() bool {
-	pattern := g.literal + g.rest
-	for _, fill := range []string{"a", "1", "", "a/a"} {
-		segment := fill
-		if strings.Contains(fill, "/") {
-			segment = "a"
+// images reports whether some glob matches some name.
+func (d doubts) images(p *Policy) (possible bool) {
+	for i, g := range p.Globs {
+		if text := g.doubt(); text != "" {
+			d.add(index("spec.images", i)+".glob", "%s", text)
 		}
-		s := strings.NewReplacer(string(rune(anyPath)), fill, string(rune(anySegment)), segment).Replace(pattern)
-		if _, err := name.ParseReference(s, name.WeakValidation); err == nil {
-			return true
+		possible = possible || g.possible()
+	}
+	return possible
+}
+
+func (d doubts) matches(p *Policy) {
+	for i, m := range p.Match {
+		at := index("spec.match", i)
+		switch {
+		case m.Resource != "" && m.Resource != "pods":
+			d.add(at+".resource", "applies to pods as well, whoever made them: a node sees pods alone, not %s", m.Resource)
+		case m.Group != "":
+			d.add(at+".group", "is not looked at: a node sees pods alone")
+		}
+		if m.Labels != nil && !m.Labels.Empty() {
+			d.add(at+".selector", "whoever writes a pod's labels can opt out of this policy: a pod that does not match is not checked by it")
 		}
 	}
-	return false
+}
+
+func (d doubts) authorities(p *Policy) {
+	names := map[string]int{}
+	for i := range p.Authorities {
+		a, at := &p.Authorities[i], index("spec.authorities", i)
+		if first, again := names[a.Name]; again {
+			d.add(at+".name", "authority %d is called %s too: reports cannot tell them apart, and a rule sees one of them", first, quote(a.Name))
+		} else {
+			names[a.Name] = i
+		}
+		switch {
+		case a.Static != nil:
+			d.static(p, a.Static, at+".static")
+		case a.Key != nil:
+			d.reference(at+".key.secretRef", a.Key.Secret)
+		default:
+			d.keyless(a, at)
+		}
+		d.signatures(a, at)
+	}
+	if p.Rule != nil {
+		d.reference("spec.policy.configMapRef", p.Rule.ConfigMap)
+	}
+}
+
+func (d doubts) static(p *Policy, s *Static, at string) {
+	if !s.Pass {
+		if len(p.Authorities) > 1 {
+			d.add(at, "refuses, but any other authority that accepts an image overrules it")
+		}
+		return
+	}
+	// A rule decides after it, so that this is a way to ask for what is no signature.
+	if i := everything(p.Globs); i >= 0 && p.Rule == nil {
+		d.add(at, "passes every image there is without a signature, by the glob %s", quote(p.Globs[i].String()))
+	}
+	if len(p.Authorities) > 1 && p.Rule == nil {
+		d.add(at, "passes every image of this policy, so its other authorities decide nothing")
+	}
+	if s.Message != "" {
+		d.add(at+".message", "is shown for action fail only")
+	}
+}
+
+// signatures looks at what key and keyless have in common.
+func (d doubts) signatures(a *Authority, at string) {
+	if a.Log != nil {
+		if strings.HasPrefix(a.Log.URL, "http://") {
+			d.add(at+".ctlog.url", "is asked without encryption: what the log holds is signed, but who is on the way sees which images run here")
+		}
+		if a.Log.URL != "" && a.Log.TrustRoot == "" && a.Log.URL != publicRekor {
+			d.add(at+".ctlog.url", "proofs by this log are checked with the public-good instance's keys, because there is no trustRootRef beside it")
+		}
+	}
+	if a.Source != nil && a.Source.Repository == "" && a.Source.TagPrefix == "" && len(a.Source.PullSecrets) == 0 {
+		d.add(at+".source[0]", "says nothing: signatures are looked for beside the image")
+	}
+	names := map[string]int{}
+	for i, att := range a.Attestations {
+		here := index(at+".attestations", i)
+		if first, again := names[att.Name]; again {
+			d.add(here+".name", "attestation %d is called %s too: reports cannot tell them apart, and a rule sees one of them", first, quote(att.Name))
+		} else {
+			names[att.Name] = i
+		}
+		if att.Rule != nil {
+			d.reference(here+".policy.configMapRef", att.Rule.ConfigMap)
+		}
+	}
+}
+
+// reference warns where policy-controller reads elsewhere.
+func (d doubts) reference(at string, r *Reference) {
+	if r != nil && r.Namespace != DefaultNamespace {
+		d.add(at+".namespace", "is where it is looked for here: policy-controller looks in its own namespace, whatever is written")
+	}
+}
+
+func (d doubts) trustRoot(t *TrustRoot) {
+	if t.Keys != nil {
+		for i, c := range t.Keys.CertificateAuthorities {
+			d.expired(index("spec.sigstoreKeys.certificateAuthorities", i)+".certChain", c.CertChain)
+		}
+		for i, c := range t.Keys.TimestampAuthorities {
+			d.expired(index("spec.sigstoreKeys.timestampAuthorities", i)+".certChain", c.CertChain)
+		}
+	}
+	if t.Remote != nil && strings.HasPrefix(t.Remote.Mirror, "http://") {
+		d.add("spec.remote.mirror", "is asked without encryption: its metadata is signed, but can be held back until it expires")
+	}
+}
+
+// expired warns of certificates past their time. What was signed before may still be proved by them.
+func (d doubts) expired(at string, chain []byte) {
+	certificates, err := ParseCertificates(chain)
+	if err != nil {
+		return // Parse has refused it
+	}
+	for i, c := range certificates {
+		if d.now.After(c.NotAfter) {
+			d.add(at, "certificate %d, %s, expired on %s: what was signed since is refused", i+1, quote(c.Subject.String()), c.NotAfter.UTC().Format(time.DateOnly))
+		}
+	}
 }

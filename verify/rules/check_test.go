@@ -34,7 +34,7 @@ func TestCheckRefusesARuleThatCannotBeJudged(t *testing.T) {
 		"of no kind":                        {"", "true", "of type cue or rego"},
 		"empty cue":                         {rules.CUE, " \n\t", "empty"},
 		"empty rego":                        {rules.Rego, "", "empty"},
-		"too long":                          {rules.CUE, "a: 1 //" + strings.Repeat("x", rules.MaxText), "longer than"},
+		"too long":                          {rules.CUE, "a: 1 //" + strings.Repeat("x", rules.MaxText), "length of a rule"},
 		"cue with comments alone":           {rules.CUE, "// predicate: 1", "demands nothing"},
 		"cue with a package alone":          {rules.CUE, "package sigstore", "demands nothing"},
 		"cue with a definition alone":       {rules.CUE, "#Want: {a: 1}", "demands nothing"},

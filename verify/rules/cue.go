@@ -3,11 +3,14 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
+	"cuelang.org/go/cue"
 	"cuelang.org/go/cue/ast"
 	"cuelang.org/go/cue/cuecontext"
+	cueerrors "cuelang.org/go/cue/errors"
 	"cuelang.org/go/cue/parser"
 )
 
@@ -17,9 +20,47 @@ func checkCUE(text string) error {
 		return err
 	}
 	if err := cuecontext.New().CompileString(text).Err(); err != nil {
-		return fmt.Errorf("the rule does not compile: %s", Words(err.Error()))
+		return fmt.Errorf("the rule does not compile: %s", words(err.Error()))
 	}
 	return nil
+}
+
+// evaluateCUE does what cosign's pkg/policy does with a CUE rule: rule and input are unified, and nothing in the
+// result may contradict. It is done here rather than by that package because that brings the command line of cosign
+// with it, and the registry credential helpers of four clouds; a test holds the two against each other.
+//
+// What has no value contradicts nothing. A field that the rule names and the input lacks therefore passes, with
+// or without "!", and that is said in the warning.
+func evaluateCUE(text string, input []byte) (warning string, err error) {
+	ctx := cuecontext.New()
+	rule := ctx.CompileString(text)
+	if err := rule.Err(); err != nil {
+		return "", fmt.Errorf("the rule does not compile: %s", words(err.Error()))
+	}
+	given := ctx.CompileBytes(input)
+	if err := given.Err(); err != nil {
+		return "", fmt.Errorf("the input cannot be read: %s", words(err.Error()))
+	}
+	both := rule.Unify(given)
+	if err := both.Validate(); err != nil {
+		return "", &saysNo{reason: err.Error()}
+	}
+	return missing(both), nil
+}
+
+// missing says what a rule left open that an input passed.
+func missing(both cue.Value) string {
+	err := both.Validate(cue.Concrete(true))
+	if err == nil {
+		return ""
+	}
+	var open []string
+	for _, e := range cueerrors.Errors(err) {
+		if path := strings.Join(e.Path(), "."); !slices.Contains(open, path) {
+			open = append(open, path)
+		}
+	}
+	return "CUE passes over what is not there, and the rule names what the input has no value for: " + strings.Join(open, ", ")
 }
 
 // refuseCUE looks for what no CUE rule may do here. The evaluator is given text without a module, so it neither
@@ -28,7 +69,7 @@ func checkCUE(text string) error {
 func refuseCUE(text string) error {
 	file, err := parser.ParseFile("rule", text)
 	if err != nil {
-		return fmt.Errorf("the rule does not compile: %s", Words(err.Error()))
+		return fmt.Errorf("the rule does not compile: %s", words(err.Error()))
 	}
 	if !demands(file) {
 		return errors.New("the rule demands nothing: every input would pass")
@@ -42,7 +83,7 @@ func refuseCUE(text string) error {
 				path = n.Path.Value
 			}
 			if path == "tool" || strings.HasPrefix(path, "tool/") {
-				refused = fmt.Errorf("line %d: rules may not import %q: nothing is run, read or fetched for a rule", n.Pos().Line(), Words(path))
+				refused = fmt.Errorf("line %d: rules may not import %q: nothing is run, read or fetched for a rule", n.Pos().Line(), words(path))
 			}
 		case *ast.Attribute:
 			if name, _ := n.Split(); name == "embed" || name == "extern" {

@@ -1,10 +1,13 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/sigstore/cosign/v2/pkg/cosign/rego"
 )
 
 // The package and the rule of it that cosign asks for.
@@ -34,18 +37,43 @@ func checkRego(text string) error {
 	compiler := ast.NewCompiler().WithCapabilities(capabilities())
 	compiler.Compile(map[string]*ast.Module{"rule": module})
 	if compiler.Failed() {
-		return fmt.Errorf("the rule does not compile: %s", Words(compiler.Errors.Error()))
+		return fmt.Errorf("the rule does not compile: %s", words(compiler.Errors.Error()))
 	}
 	return nil
+}
+
+// notCompliant is how cosign's evaluator begins its error for a rule that was evaluated and says no. By nothing else does
+// that differ from its errors for a rule that could not be evaluated.
+const notCompliant = "policy is not compliant for query "
+
+// evaluateRego asks cosign's own evaluator.
+func evaluateRego(text string, input []byte) error {
+	said, err := rego.ValidateJSONWithModuleInput(input, text)
+	switch {
+	case err == nil && said == nil:
+		return nil
+	case err == nil:
+		// To policy-controller a rule that passes with a warning is not satisfied.
+		return &saysNo{reason: said.Error()}
+	}
+	rest, evaluated := strings.CutPrefix(err.Error(), notCompliant)
+	if !evaluated {
+		return errors.New(words(err.Error()))
+	}
+	_, reason, _ := strings.Cut(rest, " with errors: ")
+	if said != nil && said.Error() != "" {
+		reason = strings.TrimPrefix(reason+"; warning: "+said.Error(), "; ")
+	}
+	return &saysNo{reason: reason}
 }
 
 func parseRego(text string) (*ast.Module, error) {
 	module, err := ast.ParseModuleWithOpts("rule", text, ast.ParserOptions{RegoVersion: ast.RegoV0})
 	if err != nil {
-		return nil, fmt.Errorf("the rule does not compile: %s", Words(err.Error()))
+		return nil, fmt.Errorf("the rule does not compile: %s", words(err.Error()))
 	}
 	if module == nil {
-		return nil, fmt.Errorf("the rule is empty")
+		return nil, errors.New("the rule is empty")
 	}
 	return module, nil
 }
@@ -58,7 +86,7 @@ func refuseRego(text string) error {
 		return err
 	}
 	if want := ast.MustParseRef("data." + regoPackage); !module.Package.Path.Equal(want) {
-		return fmt.Errorf("the rule's package must be %s, not %s", regoPackage, Words(module.Package.Path.String()))
+		return fmt.Errorf("the rule's package must be %s, not %s", regoPackage, words(module.Package.Path.String()))
 	}
 	if !slices.ContainsFunc(module.Rules, func(r *ast.Rule) bool { return r.Head.Name.String() == regoRule || r.Head.Ref().String() == regoRule }) {
 		return fmt.Errorf("the rule must define %s: without it no image would ever pass", regoRule)

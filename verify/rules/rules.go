@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/rescue"
 )
 
@@ -28,7 +29,7 @@ const (
 	Rego = "rego"
 )
 
-// MaxText is the longest text of a rule, in bytes.
+// MaxText is the longest text of a rule, in bytes: that of limits.RuleText.
 const MaxText = 256 << 10
 
 // maxWords is how much of an evaluator's own words an error carries, in bytes.
@@ -37,7 +38,7 @@ const maxWords = 2000
 // Check reports what is wrong with a rule that can be known without an input: text that does not compile, and what
 // no rule may do here. What passes it may still refuse every input.
 func Check(kind, text string) error {
-	return rescue.Do(nil, "checking a "+Words(kind)+" rule", func() error {
+	return rescue.Do(nil, "checking a "+words(kind)+" rule", func() error {
 		if err := inBounds(kind, text); err != nil {
 			return err
 		}
@@ -50,10 +51,10 @@ func Check(kind, text string) error {
 
 func inBounds(kind, text string) error {
 	if kind != CUE && kind != Rego {
-		return fmt.Errorf("rules are of type %s or %s, not %q", CUE, Rego, Words(kind))
+		return fmt.Errorf("rules are of type %s or %s, not %q", CUE, Rego, words(kind))
 	}
-	if len(text) > MaxText {
-		return fmt.Errorf("the rule is longer than %d bytes", MaxText)
+	if err := limits.RuleText.Check(int64(len(text))); err != nil {
+		return err
 	}
 	if strings.TrimSpace(text) == "" {
 		return errors.New("the rule is empty")

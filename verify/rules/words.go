@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// Words makes foreign text fit to be shown: on one line, without control characters, and cut.
-func Words(text string) string {
+// words makes foreign text fit to be shown: on one line, without control characters, and cut.
+func words(text string) string {
 	cut := ""
 	if len(text) > maxWords {
 		text, cut = text[:maxWords], "…"
