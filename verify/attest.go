@@ -2,8 +2,11 @@ package verify
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/rules"
@@ -40,7 +43,7 @@ func (j *judgement) attestations(ctx context.Context, a *policy.Authority, d sig
 		for _, att := range accepted {
 			signers = append(signers, att.Signer)
 			r.match.Attestations[want.Name] = append(r.match.Attestations[want.Name], rules.Attestation{
-				Signature: signature(att.Signer), PredicateType: want.PredicateType,
+				Signature: byRule(att.Signer), PredicateType: want.PredicateType,
 			})
 		}
 	}
@@ -110,13 +113,22 @@ func (j *judgement) rule(ctx context.Context, p *policy.Policy, all []answer) (e
 			}
 			return err, nil
 		}
-		input.Config = ev.RawConfigs()
+		configs, err := readConfigs(ev.Configs)
+		if err != nil {
+			return err, nil
+		}
+		input.Config = configs
 	}
 	if p.IncludeObjectMeta {
-		input.ObjectMeta = objectMeta(j.subject.Pod)
+		pod := j.subject.Pod
+		if pod == nil {
+			// Without it a CUE rule would find nothing to object to.
+			return errors.New("its rule is about the pod's metadata, and it is not known which pod the image is for"), nil
+		}
+		input.Metadata = &rules.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, Labels: pod.Labels, Annotations: pod.Annotations}
 	}
 	if p.IncludeTypeMeta {
-		input.TypeMeta = rules.PodType()
+		input.Type = rules.Pod()
 	}
 	text, err := j.refs.Rule(p.Rule)
 	if err != nil {
@@ -128,6 +140,19 @@ func (j *judgement) rule(ctx context.Context, p *policy.Policy, all []answer) (e
 	}
 	err = evaluate(ctx, "ClusterImagePolicy", p.Rule.Type, text, raw)
 	return err, gapOfRule(err)
+}
+
+// readConfigs reads config files as a runtime does.
+func readConfigs(raw map[string][]byte) (map[string]*v1.ConfigFile, error) {
+	all := make(map[string]*v1.ConfigFile, len(raw))
+	for platform, data := range raw {
+		var c v1.ConfigFile
+		if err := json.Unmarshal(data, &c); err != nil {
+			return nil, fmt.Errorf("the image's config file for %s, which its rule is about, cannot be read: %w", cut(platform, 100), err)
+		}
+		all[platform] = &c
+	}
+	return all, nil
 }
 
 // evaluate takes a rule's warning for a refusal, as policy-controller does.

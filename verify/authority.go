@@ -82,7 +82,7 @@ func (j *judgement) look(ctx context.Context, a *policy.Authority, d sigstore.De
 	r.Passed = true
 	r.signedBy(signers)
 	for _, s := range signers {
-		r.match.Signatures = append(r.match.Signatures, signature(s))
+		r.match.Signatures = append(r.match.Signatures, byRule(s))
 	}
 }
 
@@ -92,8 +92,8 @@ func (r *answer) signedBy(signers []sigstore.Signer) {
 	r.Signers = signers[:min(len(signers), maxSigners)]
 }
 
-// signature is a signer as a rule sees it.
-func signature(s sigstore.Signer) rules.Signature {
+// byRule is a signer as a rule sees it.
+func byRule(s sigstore.Signer) rules.Signature {
 	return rules.Signature{
 		ID: s.ID, Subject: s.Subject, Issuer: s.Issuer,
 		GitHub: rules.GitHub(s.GitHub),

@@ -162,7 +162,11 @@ type source struct {
 
 func (s *source) Fetch(ctx context.Context, q evidence.Question) (*evidence.Evidence, error) {
 	s.calls.Add(1)
-	return s.fetch(ctx, q.Repository, q.Digest, q.Credentials[0])
+	var c evidence.Credentials
+	if len(q.Credentials) > 0 {
+		c = q.Credentials[0]
+	}
+	return s.fetch(ctx, q.Repository, q.Digest, c)
 }
 
 // holding is a source that has ev, whatever digest it is asked for.
@@ -237,6 +241,11 @@ func setOf(t testing.TB, docs ...string) *policy.Set {
 	return set
 }
 
+// judgementOn is one of appSubject with what was found beside it.
+func judgementOn(ev *evidence.Evidence) *judgement {
+	return &judgement{subject: appSubject(), now: time.Now(), found: gathered{place{repository: testRepository}: ev}}
+}
+
 func testOptions(s Source) Options {
 	return Options{Source: s, NoMatch: NoMatchDeny, CacheSize: 64, AllowTTL: time.Hour, DenyTTL: 30 * time.Second, FetchTimeout: time.Minute}
 }
@@ -252,7 +261,7 @@ func newVerifierWith(t testing.TB, o Options, docs ...string) *Verifier {
 	if err != nil {
 		t.Fatalf("New: %v", err)
 	}
-	v.SetPolicies(setOf(t, docs...))
+	v.SetPolicies(setOf(t, docs...), nil)
 	return v
 }
 

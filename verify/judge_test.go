@@ -69,7 +69,8 @@ func TestRulesOfPolicies(t *testing.T) {
 
 // The whole of a verdict, once: it is what the audit log and the explanation are made of.
 func TestAVerdictTellsItsGrounds(t *testing.T) {
-	v := newVerifier(t, holding(found(classicFor("P-256", appDigest), bundleFor("other P-256", appDigest))),
+	material := found(classicFor("P-256", appDigest), bundleFor("other P-256", appDigest))
+	v := newVerifier(t, holding(material),
 		policyDoc("b-second", "warn", keyAuthority("third", []string{"third P-256"})),
 		policyDoc("a-first", "enforce", staticAuthority("fail", "no"), keyAuthority("release-key", []string{"P-256"}), keyAuthority("qa", []string{"other P-256"}, "signatureFormat: bundle")),
 	)
@@ -81,8 +82,10 @@ func TestAVerdictTellsItsGrounds(t *testing.T) {
 		Policies: []PolicyResult{
 			{Policy: "a-first", Mode: "enforce", Passed: true, Authorities: []AuthorityResult{
 				{Authority: "authority-0", Kind: "static", Reason: `authority "authority-0" fails every image: no`},
-				{Authority: "release-key", Kind: "key", Passed: true, KeyFingerprint: fingerprint("P-256"), Form: "classic", Found: 2},
-				{Authority: "qa", Kind: "key", Passed: true, KeyFingerprint: fingerprint("other P-256"), Form: "bundle", Found: 1},
+				{Authority: "release-key", Kind: "key", Passed: true, KeyFingerprint: fingerprint("P-256"), Form: "classic", Found: 2,
+					Signers: []sigstore.Signer{{ID: material.Signatures[0].Source.Encoded(), Form: "classic", KeyFingerprint: fingerprint("P-256")}}},
+				{Authority: "qa", Kind: "key", Passed: true, KeyFingerprint: fingerprint("other P-256"), Form: "bundle", Found: 1,
+					Signers: []sigstore.Signer{{ID: material.Bundles[0].Source.Encoded(), Form: "bundle", KeyFingerprint: fingerprint("other P-256")}}},
 			}},
 			{Policy: "b-second", Mode: "warn", Reason: `no signature by authority "third" (2 signatures found, none by this key)`, Authorities: []AuthorityResult{
 				{Authority: "third", Kind: "key", Found: 2, Reason: `no signature by authority "third" (2 signatures found, none by this key)`},
@@ -233,7 +236,7 @@ func TestJudgingEnds(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(context.DeadlineExceeded)
 	set := setOf(t, byKey("P-256"))
-	_, settled, err := judge(ctx, set.Policies(), NoMatchDeny, appSubject(), found(classicFor("P-256", appDigest)))
+	_, settled, err := judgementOn(found(classicFor("P-256", appDigest))).judge(ctx, set.Policies(), NoMatchDeny)
 	if settled {
 		t.Error("settled")
 	}

@@ -33,7 +33,7 @@ func TestJudgingBoundsItsMemory(t *testing.T) {
 		}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		v, _, err := judge(t.Context(), set.Policies(), NoMatchDeny, appSubject(), found(material...))
+		v, _, err := judgementOn(found(material...)).judge(t.Context(), set.Policies(), NoMatchDeny)
 		runtime.ReadMemStats(&after)
 		if err != nil {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/policy"
+	"github.com/cosentry/cosentry/verify/rescue"
 )
 
 // place is where signatures about a subject are looked for.
@@ -83,7 +84,15 @@ func (v *Verifier) gatherAll(ctx context.Context, st *state, asks map[place]evid
 	group.SetLimit(maxPlaces)
 	for at, q := range asks {
 		group.Go(func() error {
-			all <- found{at, v.gatherAt(ctx, st, at, q, s, err)}
+			var ev *evidence.Evidence
+			// A goroutine of its own: a panic on a stranger's bytes would end the agent.
+			if perr := rescue.Do(v.opts.Log, "looking for signatures", func() error {
+				ev = v.gatherAt(ctx, st, at, q, s, err)
+				return nil
+			}); perr != nil {
+				ev = nothing(q, perr)
+			}
+			all <- found{at, ev}
 			return nil
 		})
 	}
@@ -158,7 +167,7 @@ func (v *Verifier) gather(ctx context.Context, q evidence.Question, err error) *
 	}
 	if err != nil {
 		// Policies that need no evidence, or only warn, are still judged.
-		ev = &evidence.Evidence{Repository: q.Repository, Digest: q.Digest, TagPrefix: q.TagPrefix, Incomplete: err}
+		ev = nothing(q, err)
 	}
 	if ev.Incomplete == nil || definite(ev.Incomplete) || v.opts.Keeper == nil {
 		return ev
@@ -167,4 +176,9 @@ func (v *Verifier) gather(ctx context.Context, q evidence.Question, err error) *
 		return ev
 	}
 	return ev.With(v.opts.Keeper.Recall(q))
+}
+
+// nothing is the evidence of who learnt nothing, because of err.
+func nothing(q evidence.Question, err error) *evidence.Evidence {
+	return &evidence.Evidence{Repository: q.Repository, Digest: q.Digest, TagPrefix: q.TagPrefix, Incomplete: err}
 }

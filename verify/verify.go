@@ -16,21 +16,23 @@
 package verify
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"golang.org/x/sync/singleflight"
-
-	"github.com/opencontainers/go-digest"
 
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/rescue"
+	"github.com/cosentry/cosentry/verify/trust"
 )
 
 // Source fetches what is there about a digest. Evidence that is partly missing is

@@ -39,9 +39,9 @@ func TestWithoutPoliciesNothingIsAllowed(t *testing.T) {
 	for name, prepare := range map[string]func(*Verifier){
 		"never loaded": func(*Verifier) {},
 		"unusable":     func(v *Verifier) { v.SetUnusable(errors.New("prod.yaml:3: broken")) },
-		"nil set":      func(v *Verifier) { v.SetPolicies(nil) },
+		"nil set":      func(v *Verifier) { v.SetPolicies(nil, nil) },
 		"taken away": func(v *Verifier) {
-			v.SetPolicies(setOf(t, byKey("P-256")))
+			v.SetPolicies(setOf(t, byKey("P-256")), nil)
 			verdictOn(t, v, appSubject())
 			v.SetUnusable(errors.New("gone"))
 		},
@@ -157,7 +157,7 @@ func TestSetPoliciesSwitchesAtOnce(t *testing.T) {
 	if v.Cached() != 1 {
 		t.Fatalf("%d cached", v.Cached())
 	}
-	v.SetPolicies(setOf(t, byKey("other P-256")))
+	v.SetPolicies(setOf(t, byKey("other P-256")), nil)
 	if v.Cached() != 0 || v.Revision() == first {
 		t.Errorf("%d verdicts outlive their policies, revision %s after %s", v.Cached(), v.Revision(), first)
 	}
@@ -189,7 +189,7 @@ func TestAVerdictUnderWayDoesNotOutliveItsPolicies(t *testing.T) {
 	}()
 	<-asked
 	s.fetch = holding(found(classicFor("P-256", appDigest))).fetch
-	v.SetPolicies(setOf(t, byKey("other P-256")))
+	v.SetPolicies(setOf(t, byKey("other P-256")), nil)
 	now := verdictOn(t, v, appSubject())
 	checkDecision(t, now, false, "")
 	close(answer)
@@ -213,8 +213,8 @@ func TestReloadUnderLoad(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				v.SetPolicies(wrong)
-				v.SetPolicies(right)
+				v.SetPolicies(wrong, nil)
+				v.SetPolicies(right, nil)
 			}
 		}
 	})
