@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cosentry/cosentry/verify/evidence"
+	"github.com/cosentry/cosentry/verify/sigstore"
 	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/rescue"
 )
