@@ -12,9 +12,9 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cosentry/cosentry/verify/evidence"
-	"github.com/cosentry/cosentry/verify/sigstore"
 	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/rescue"
+	"github.com/cosentry/cosentry/verify/sigstore"
 )
 
 var (
