@@ -19,6 +19,8 @@ import (
 	"github.com/cosentry/cosentry/criproxy"
 	"github.com/cosentry/cosentry/verify"
 	"github.com/cosentry/cosentry/verify/evidence"
+	"github.com/cosentry/cosentry/verify/policy"
+	"github.com/cosentry/cosentry/verify/trust"
 )
 
 // agent is all that `run` puts together.
@@ -32,6 +34,7 @@ type agent struct {
 	lost       atomic.Uint64 // records
 	fetcher    *evidence.Fetcher
 	verifier   *verify.Verifier
+	keeper     *trust.Keeper // of what policies refer to
 	policies   *reload.Policies
 	namespaces *namespaces.Namespaces
 	conn       *grpc.ClientConn // for the gate's own look-ups
@@ -53,6 +56,9 @@ func assemble(c config.Config, log *slog.Logger) (_ *agent, err error) {
 		}
 	}()
 	if err := a.openAudit(); err != nil {
+		return nil, err
+	}
+	if err := a.setUpTrust(); err != nil {
 		return nil, err
 	}
 	if err := a.setUpVerifier(); err != nil {
@@ -103,10 +109,15 @@ func (a *agent) setUpVerifier() (err error) {
 	if a.verifier, err = newVerifier(c, a.fetcher, keeper, a.metrics); err != nil {
 		return err
 	}
-	a.policies = reload.New(c.Policies.Dir, a.verifier, a.metrics, a.log)
+	a.policies = reload.New(c.Policies.Dir, a.keeper, inForce{a.verifier}, a.metrics, a.log)
 	a.policies.Load()
 	return nil
 }
+
+// inForce is the verifier as reload sees it.
+type inForce struct{ *verify.Verifier }
+
+func (v inForce) SetPolicies(set *policy.Set, _ *trust.Snapshot) { v.Verifier.SetPolicies(set) }
 
 // setUpNamespaces finds out where images are judged.
 func (a *agent) setUpNamespaces() (err error) {

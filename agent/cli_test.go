@@ -65,6 +65,7 @@ kind: NodeConfig
 policies: {dir: `+dir+`/policies}
 registry: {hostsDir: "", dockerConfig: ""}
 audit: {dir: `+dir+`/audit}
+trust: {dir: `+dir+`, cacheDir: `+dir+`/trust, updatePublicGood: false}
 `), dir
 }
 

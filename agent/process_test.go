@@ -80,6 +80,7 @@ runtime: {endpoint: `+dir+`/r.sock, type: cri}
 policies: {dir: `+dir+`/policies}
 registry: {hostsDir: "", dockerConfig: ""}
 evidence: {dir: ""}
+trust: {dir: `+dir+`, cacheDir: `+dir+`/trust, updatePublicGood: false}
 http: {address: "`+p.http+`"}
 `+more)
 	if !strings.Contains(more, "audit:") {

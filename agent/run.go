@@ -122,6 +122,8 @@ func (a *agent) serve(ctx context.Context, listener net.Listener, hangups <-chan
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.proxy.Serve(ctx, listener) })
 	group.Go(func() error { return a.policies.Watch(ctx, hangups) })
+	group.Go(func() error { return a.keeper.Run(ctx) })
+	group.Go(func() error { a.policies.Follow(ctx, a.keeper.Changed()); return nil })
 	group.Go(func() error { a.namespaces.Watch(ctx, moreHangups()); return nil })
 	group.Go(func() error { a.images.Watch(ctx); return nil })
 	group.Go(func() error { giveMemoryBack(ctx, giveBackEvery); return nil })

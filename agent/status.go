@@ -42,6 +42,7 @@ func (a *agent) status() sight.Status {
 			Revision: p.Revision, Count: p.Count, Loaded: p.Loaded, Names: p.Names, Warnings: p.Warnings, Broken: p.Broken,
 		},
 		Namespaces:     a.namespacesStatus(),
+		Trust:          a.trustStatus(),
 		NoMatch:        c.Policies.NoMatch,
 		CachedVerdicts: a.verifier.Cached(),
 		Decisions:      a.metrics.Decisions(),

@@ -13,6 +13,7 @@ import (
 	"github.com/cosentry/cosentry/agent/gate"
 	"github.com/cosentry/cosentry/agent/namespaces"
 	"github.com/cosentry/cosentry/agent/sight"
+	"github.com/cosentry/cosentry/verify/trust"
 )
 
 func printStatus(w io.Writer, s sight.Status, output string) error {
@@ -100,7 +101,7 @@ func trustRows(all []sight.Trust, now time.Time, row rower) {
 	for _, t := range all {
 		left := t.Expires.Sub(now)
 		soon := !t.Expires.IsZero() && left < expirySoon
-		root := t.Kind == trustRoot
+		root := t.Kind == trust.KindRoot
 		if t.OK && t.Error == "" && !soon && !root {
 			fine++
 			continue
@@ -146,6 +147,3 @@ func inDays(d time.Duration) string {
 	}
 	return d.Round(time.Minute).String()
 }
-
-// trustRoot is the kind of reference that every status tells of.
-const trustRoot = "trust root"

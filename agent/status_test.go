@@ -13,6 +13,7 @@ import (
 
 	"github.com/cosentry/cosentry/agent/sight"
 	"github.com/cosentry/cosentry/criproxy/critest"
+	"github.com/cosentry/cosentry/verify/trust"
 )
 
 // rows collects what is written of a status.
@@ -49,19 +50,19 @@ func TestStatusOfTrust(t *testing.T) {
 		want string
 	}{
 		"a root that lasts": {
-			sight.Trust{Kind: trustRoot, Name: "public-good", OK: true, Expires: in(90 * day), From: "TUF repository https://tuf.example version 12", Fetched: in(-day)},
+			sight.Trust{Kind: trust.KindRoot, Name: "public-good", OK: true, Expires: in(90 * day), From: "TUF repository https://tuf.example version 12", Fetched: in(-day)},
 			"trust root|public-good, until 2026-05-30T12:00:00Z, from TUF repository https://tuf.example version 12, fetched 2026-02-28T12:00:00Z\n",
 		},
-		"a root without an end":              {sight.Trust{Kind: trustRoot, Name: "corp", OK: true}, "trust root|corp\n"},
-		"a root that ends in eight days":     {sight.Trust{Kind: trustRoot, Name: "corp", OK: true, Expires: in(8 * day)}, "trust root|corp, until 2026-03-09T12:00:00Z\n"},
-		"a root that ends in a week":         {sight.Trust{Kind: trustRoot, Name: "corp", OK: true, Expires: in(7*day - time.Second)}, "EXPIRES SOON|trust root corp, until 2026-03-08T11:59:59Z: 6 days left\n"},
-		"a root that ends in an hour":        {sight.Trust{Kind: trustRoot, Name: "corp", OK: true, Expires: in(time.Hour)}, "EXPIRES SOON|trust root corp, until 2026-03-01T13:00:00Z: 1h0m0s left\n"},
-		"a root that has ended":              {sight.Trust{Kind: trustRoot, Name: "corp", Error: "expired", Expires: in(-day)}, "EXPIRED|trust root corp, until 2026-02-28T12:00:00Z\n|expired\n"},
+		"a root without an end":              {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true}, "trust root|corp\n"},
+		"a root that ends in eight days":     {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Expires: in(8 * day)}, "trust root|corp, until 2026-03-09T12:00:00Z\n"},
+		"a root that ends in a week":         {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Expires: in(7*day - time.Second)}, "EXPIRES SOON|trust root corp, until 2026-03-08T11:59:59Z: 6 days left\n"},
+		"a root that ends in an hour":        {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Expires: in(time.Hour)}, "EXPIRES SOON|trust root corp, until 2026-03-01T13:00:00Z: 1h0m0s left\n"},
+		"a root that has ended":              {sight.Trust{Kind: trust.KindRoot, Name: "corp", Error: "expired", Expires: in(-day)}, "EXPIRED|trust root corp, until 2026-02-28T12:00:00Z\n|expired\n"},
 		"a key that was never reached":       {sight.Trust{Kind: "kms key", Name: "awskms:///x", Error: "no answer"}, "NOT USABLE|kms key awskms:///x\n|no answer\n"},
 		"a key whose refresh failed":         {sight.Trust{Kind: "kms key", Name: "awskms:///x", OK: true, Error: "no answer", Fetched: in(-day)}, "kms key|awskms:///x, fetched 2026-02-28T12:00:00Z\n|no answer\n"},
 		"what can be used is only counted":   {sight.Trust{Kind: "secret", Name: "a/b/c", OK: true}, "references|1 of policies can be used\n"},
 		"a ConfigMap that is not there":      {sight.Trust{Kind: "configmap", Name: "a/b", Error: "not there"}, "NOT USABLE|configmap a/b\n|not there\n"},
-		"a root that is there and unrenewed": {sight.Trust{Kind: trustRoot, Name: "corp", OK: true, Error: "no answer", Expires: in(9 * day)}, "trust root|corp, until 2026-03-10T12:00:00Z\n|no answer\n"},
+		"a root that is there and unrenewed": {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Error: "no answer", Expires: in(9 * day)}, "trust root|corp, until 2026-03-10T12:00:00Z\n|no answer\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(tc.want, rows(func(row rower) { trustRows([]sight.Trust{tc.t}, now, row) })); diff != "" {

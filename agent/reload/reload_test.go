@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cosentry/cosentry/verify/policy"
+	"github.com/cosentry/cosentry/verify/trust"
 )
 
 const deadline = 10 * time.Second
@@ -22,16 +23,17 @@ const deadline = 10 * time.Second
 type verifier struct {
 	mu       sync.Mutex
 	set      *policy.Set
+	refs     *trust.Snapshot
 	unusable error
 	puts     int // times that a set was put in force
 	loads    int // attempts that went well
 	broken   int // attempts that failed
 }
 
-func (v *verifier) SetPolicies(s *policy.Set) {
+func (v *verifier) SetPolicies(s *policy.Set, refs *trust.Snapshot) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.set, v.unusable = s, nil
+	v.set, v.refs, v.unusable = s, refs, nil
 	v.puts++
 }
 
@@ -66,6 +68,11 @@ func (v *verifier) names() string {
 	return strings.Join(names, " ")
 }
 
+// nothing is referred to.
+type nothing struct{}
+
+func (nothing) Resolve(*policy.Set) *trust.Snapshot { return nil }
+
 func document(name string) string {
 	return "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {name: " + name + "}\n" +
 		"spec: {images: [{glob: \"**\"}], authorities: [{static: {action: fail}}]}\n"
@@ -96,7 +103,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func start(t *testing.T, dir string) (*Policies, *verifier, chan os.Signal) {
 	t.Helper()
 	v := &verifier{}
-	p := New(dir, v, v, slog.New(slog.DiscardHandler))
+	p := New(dir, nothing{}, v, v, slog.New(slog.DiscardHandler))
 	p.Load()
 	ctx, cancel := context.WithCancel(context.Background())
 	again, done := make(chan os.Signal, 1), make(chan error, 1)
@@ -192,7 +199,7 @@ func TestUnchangedFilesAreNotPutInForceAgain(t *testing.T) {
 	put(t, dir, "a.yaml", document("same"))
 	v := &verifier{}
 	var log bytes.Buffer
-	p := New(dir, v, v, slog.New(slog.NewTextHandler(&log, nil)))
+	p := New(dir, nothing{}, v, v, slog.New(slog.NewTextHandler(&log, nil)))
 	for range 3 {
 		p.Load()
 	}
@@ -218,7 +225,7 @@ func TestUnchangedFilesAreNotPutInForceAgain(t *testing.T) {
 	}
 	put(t, dir, "a.yaml", document("same"))
 	p.Load()
-	if s := p.State(); s.Broken != "" || v.puts != 2 {
+	if s := p.State(); s.Broken != "" || v.puts != 1 {
 		t.Errorf("after mending: %+v, put in force %d times", s, v.puts)
 	}
 }
@@ -229,7 +236,7 @@ func TestWarningsAreLoggedAndCounted(t *testing.T) {
 	put(t, dir, "a.yaml", strings.Replace(document("open"), "fail", "pass", 1))
 	var log bytes.Buffer
 	v := &verifier{}
-	p := New(dir, v, v, slog.New(slog.NewTextHandler(&log, nil)))
+	p := New(dir, nothing{}, v, v, slog.New(slog.NewTextHandler(&log, nil)))
 	p.Load()
 	p.Load()
 	if n := strings.Count(log.String(), "passes every image"); n != 1 || !strings.Contains(log.String(), "policy=open") {

@@ -67,8 +67,8 @@ type Namespaces struct {
 
 // Trust is one thing that policies refer to.
 type Trust struct {
-	Kind string `json:"kind"` // secret, configmap, kms key, remote rule, trust root
 	Name string `json:"name"`
+	Kind string `json:"kind"` // secret, configmap, kms key, remote rule, trust root
 	// OK says that it can be used now, although Error may tell of an attempt to renew it that failed.
 	OK      bool      `json:"ok"`
 	Error   string    `json:"error,omitempty"`

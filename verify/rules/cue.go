@@ -3,14 +3,11 @@ package rules
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
-	"cuelang.org/go/cue"
 	"cuelang.org/go/cue/ast"
 	"cuelang.org/go/cue/cuecontext"
-	cueerrors "cuelang.org/go/cue/errors"
 	"cuelang.org/go/cue/parser"
 )
 
@@ -29,8 +26,8 @@ func checkCUE(text string) error {
 // result may contradict. It is done here rather than by that package because that brings the command line of cosign
 // with it, and the registry credential helpers of four clouds; a test holds the two against each other.
 //
-// What has no value contradicts nothing. A field that the rule names and the input lacks therefore passes, with
-// or without "!", and that is said in the warning.
+// What is not there contradicts nothing: a field that the rule names and the input lacks passes, with "!" or
+// without. That is the meaning that these rules have everywhere, so it is kept, and said in the warning.
 func evaluateCUE(text string, input []byte) (warning string, err error) {
 	ctx := cuecontext.New()
 	rule := ctx.CompileString(text)
@@ -41,26 +38,13 @@ func evaluateCUE(text string, input []byte) (warning string, err error) {
 	if err := given.Err(); err != nil {
 		return "", fmt.Errorf("the input cannot be read: %s", words(err.Error()))
 	}
-	both := rule.Unify(given)
-	if err := both.Validate(); err != nil {
+	if err := rule.Unify(given).Validate(); err != nil {
 		return "", &saysNo{reason: err.Error()}
 	}
-	return missing(both), nil
-}
-
-// missing says what a rule left open that an input passed.
-func missing(both cue.Value) string {
-	err := both.Validate(cue.Concrete(true))
-	if err == nil {
-		return ""
+	if lacking := missing(rule, given); len(lacking) > 0 {
+		warning = "not there, and CUE does not ask for what a rule names: " + strings.Join(lacking, ", ")
 	}
-	var open []string
-	for _, e := range cueerrors.Errors(err) {
-		if path := strings.Join(e.Path(), "."); !slices.Contains(open, path) {
-			open = append(open, path)
-		}
-	}
-	return "CUE passes over what is not there, and the rule names what the input has no value for: " + strings.Join(open, ", ")
+	return warning, nil
 }
 
 // refuseCUE looks for what no CUE rule may do here. The evaluator is given text without a module, so it neither

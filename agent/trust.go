@@ -1,0 +1,49 @@
+package main
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/cosentry/cosentry/agent/config"
+	"github.com/cosentry/cosentry/agent/metrics"
+	"github.com/cosentry/cosentry/agent/sight"
+	"github.com/cosentry/cosentry/verify/trust"
+)
+
+// trustKinds are the kinds of what policies can refer to.
+func trustKinds() []string {
+	return []string{trust.KindSecret, trust.KindConfigMap, trust.KindKMS, trust.KindRemote, trust.KindRoot}
+}
+
+// newKeeper makes what holds the things that policies refer to. observe may be nil.
+func newKeeper(c config.Trust, log *slog.Logger, observe func(kind, name string, err error)) (*trust.Keeper, error) {
+	o := trust.Options{
+		Dir: c.Dir, CacheDir: c.CacheDir, UpdatePublicGood: c.UpdatePublicGood,
+		Refresh: time.Duration(c.Refresh), Log: log, Observe: observe,
+	}
+	for _, r := range c.Roots {
+		o.Roots = append(o.Roots, trust.RootFile{Name: r.Name, Path: r.File})
+	}
+	return trust.New(o)
+}
+
+// setUpTrust makes the agent's keeper, which is not fetching anything yet.
+func (a *agent) setUpTrust() (err error) {
+	if a.keeper, err = newKeeper(a.config.Trust, a.log, a.metrics.TrustFetched); err != nil {
+		return err
+	}
+	a.metrics.WatchTrust(trustKinds(), func() (all []metrics.Trust) {
+		for _, s := range a.keeper.Status() {
+			all = append(all, metrics.Trust{Kind: s.Kind, Name: s.Name, OK: s.OK, Root: s.Kind == trust.KindRoot, Expires: s.Expires})
+		}
+		return all
+	})
+	return nil
+}
+
+func (a *agent) trustStatus() (all []sight.Trust) {
+	for _, s := range a.keeper.Status() {
+		all = append(all, sight.Trust(s))
+	}
+	return all
+}
