@@ -19,7 +19,6 @@ import (
 	"github.com/cosentry/cosentry/criproxy"
 	"github.com/cosentry/cosentry/verify"
 	"github.com/cosentry/cosentry/verify/evidence"
-	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/trust"
 )
 
@@ -109,15 +108,10 @@ func (a *agent) setUpVerifier() (err error) {
 	if a.verifier, err = newVerifier(c, a.fetcher, keeper, a.metrics); err != nil {
 		return err
 	}
-	a.policies = reload.New(c.Policies.Dir, a.keeper, inForce{a.verifier}, a.metrics, a.log)
+	a.policies = reload.New(c.Policies.Dir, a.keeper, a.verifier, a.metrics, a.log)
 	a.policies.Load()
 	return nil
 }
-
-// inForce is the verifier as reload sees it.
-type inForce struct{ *verify.Verifier }
-
-func (v inForce) SetPolicies(set *policy.Set, _ *trust.Snapshot) { v.Verifier.SetPolicies(set) }
 
 // setUpNamespaces finds out where images are judged.
 func (a *agent) setUpNamespaces() (err error) {
@@ -210,7 +204,12 @@ func newFetcher(c config.Config, log *slog.Logger, m *metrics.Metrics) (*evidenc
 }
 
 func newVerifier(c config.Config, source verify.Source, keeper verify.Keeper, m *metrics.Metrics) (*verify.Verifier, error) {
+	logs := evidence.LogsOptions{UserAgent: "cosentry/" + buildVersion()}
+	if m != nil {
+		logs.Observe = m.Registry
+	}
 	o := verify.Options{
+		Prover:       evidence.NewLogs(logs),
 		Source:       source,
 		Keeper:       keeper,
 		NoMatch:      verify.NoMatch(c.Policies.NoMatch),

@@ -108,7 +108,7 @@ func judge(ctx context.Context, c config.Config, image string, say func(string))
 	if err != nil {
 		return verify.Verdict{}, err
 	}
-	verifier.SetPolicies(set)
+	verifier.SetPolicies(set, nil)
 	d := ref.Digest
 	if d == "" {
 		say("resolving " + image)

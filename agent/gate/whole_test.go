@@ -87,7 +87,7 @@ func newChain(t testing.TB) *chain {
 	if err != nil {
 		t.Fatal(err)
 	}
-	verifier.SetPolicies(policies(t, key))
+	verifier.SetPolicies(policies(t, key), nil)
 	log, err := audit.Open(audit.Options{Dir: c.auditDir, MaxFileSize: 1 << 30, Required: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
