@@ -24,9 +24,8 @@ const (
 	maxWatched = 4096
 )
 
-// Run fetches in the background what the last Resolve has asked for, again and again, until ctx ends. Then all
-// that it started is over, except for calls into libraries that cannot be ended (see kms.Fetch). It also watches the
-// files.
+// Run fetches in the background what the last Resolve has asked for, again and again, until ctx ends, and watches the
+// files. All that it started is over soon after.
 func (k *Keeper) Run(ctx context.Context) error {
 	k.store.tidy(keysFolder, rulesFolder)
 	w := &watcher{log: k.log, added: map[string]bool{}}

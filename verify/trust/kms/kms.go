@@ -1,6 +1,5 @@
-// Package kms asks key management services for public keys, through sigstore's own providers: AWS KMS
-// (awskms://), Google Cloud KMS (gcpkms://), Azure Key Vault (azurekms://) and HashiCorp Vault or OpenBao
-// (hashivault://). The forms of their URIs are those of github.com/sigstore/sigstore/pkg/signature/kms.
+// Package kms asks key management services for public keys: AWS KMS (awskms://), Google Cloud KMS (gcpkms://) and Azure Key
+// Vault (azurekms://) through sigstore's own providers, HashiCorp Vault and OpenBao (hashivault://) through Vault's client. The forms of their URIs are those of github.com/sigstore/sigstore/pkg/signature/kms.
 //
 // It promises a public key in PEM or an error, and never more than a public key: it asks for no signature and
 // creates nothing. It refuses a service whose identity would not be checked, because whoever answers in its place
@@ -16,7 +15,7 @@
 //     default credentials, the metadata server.
 //   - Azure: AZURE_TENANT_ID, AZURE_CLIENT_ID and their kin, workload identity, managed identity, and after them the
 //     command-line tools az, azd and pwsh: AZURE_TOKEN_CREDENTIALS=prod leaves those three out.
-//   - Vault: VAULT_ADDR, VAULT_TOKEN (or a token helper, or ~/.vault-token), VAULT_CACERT, VAULT_NAMESPACE,
+//   - Vault: VAULT_ADDR, VAULT_TOKEN (or ~/.vault-token), VAULT_CACERT, VAULT_NAMESPACE,
 //     TRANSIT_SECRET_ENGINE_PATH; BAO_ADDR and BAO_TOKEN stand in for the first two.
 //
 // Importing the package starts nothing; a service's library does its work when a key of that service is asked for.
@@ -38,11 +37,10 @@ import (
 // answer and not the lack of one: a key that was destroyed because it was stolen must not go on being trusted.
 var ErrGone = errors.New("the key management service has no such key")
 
-// Fetch asks for the public key that uri names, and gives it in PEM. It comes back soon after ctx ends, except from
-// Vault, whose library takes no context and holds on for up to VAULT_CLIENT_TIMEOUT (60 s) three times.
+// Fetch asks for the public key that uri names, and gives it in PEM. It comes back soon after ctx ends.
 //
-// What is read of an answer is bounded for AWS and Google. The libraries for Azure and Vault read what they are
-// sent; the end of ctx, or Vault's own time limit, is what ends it.
+// What is read of an answer is bounded, except for Azure: its library reads what it is sent until ctx ends, and
+// sigstore's provider leaves no place for a bound.
 func Fetch(ctx context.Context, uri string) (pem string, err error) {
 	scheme, _, _ := strings.Cut(uri, "://")
 	ask, ok := map[string]func(context.Context, string) (crypto.PublicKey, error){
