@@ -167,7 +167,11 @@ func (b *bundled) byKey(j *judgement, k namedKey) (*Attestation, *refusal) {
 	if j.Logs != nil && !b.signed(t) {
 		return nil, refused(NotByKey)
 	}
-	return b.accept(j, t, Signer{KeyFingerprint: k.fingerprint}, sgverify.WithKey())
+	a, why := b.accept(j, t, Signer{KeyFingerprint: k.fingerprint}, sgverify.WithKey())
+	if why != nil {
+		return nil, why()
+	}
+	return a, nil
 }
 
 func (b *bundled) byCertificate(j *judgement) (*Attestation, *refusal) {
@@ -178,33 +182,39 @@ func (b *bundled) byCertificate(j *judgement) (*Attestation, *refusal) {
 		return nil, j.because(b.cert, r)
 	}
 	// The identity is matched above, as it is for the classic form; sigstore-go's own matching knows one alternative name.
-	a, r := b.accept(j, j.forBundles(), b.cert.signedBy(), sgverify.WithoutIdentitiesUnsafe())
-	if r != nil {
-		return nil, j.because(b.cert, r)
+	a, why := b.accept(j, j.forBundles(), b.cert.signedBy(), sgverify.WithoutIdentitiesUnsafe())
+	if why == nil {
+		return a, nil
 	}
-	return a, nil
+	// What a certificate of nobody's has signed is not looked into, not even for the words.
+	if r := j.because(b.cert, nil); r != nil {
+		return nil, r
+	}
+	return nil, why()
 }
 
-// accept lets sigstore-go's verifier decide. What is asked after its refusal only words it.
-func (b *bundled) accept(j *judgement, t *trusted, who Signer, by sgverify.PolicyOption) (*Attestation, *refusal) {
+// accept lets sigstore-go's verifier decide. The function that is returned with a refusal words it.
+func (b *bundled) accept(j *judgement, t *trusted, who Signer, by sgverify.PolicyOption) (*Attestation, func() *refusal) {
 	e, bad := b.with(j)
 	if bad != nil {
-		if r := b.ownRefusal(j, t); r != nil {
-			return nil, r
+		return nil, func() *refusal {
+			if r := b.ownRefusal(j, t); r != nil {
+				return r
+			}
+			return bad
 		}
-		return nil, bad
 	}
 	v, err := sgverify.NewVerifier(t, j.options...)
 	if err != nil {
-		return nil, refused(NotJudged)
+		return nil, func() *refusal { return refused(NotJudged) }
 	}
 	res, err := v.Verify(e, sgverify.NewPolicy(sgverify.WithArtifactDigest("sha256", j.sum), by))
 	if err != nil || res.Statement == nil {
-		return nil, b.refusal(j, e, t)
+		return nil, func() *refusal { return b.refusal(j, e, t) }
 	}
 	predicate := res.Statement.GetPredicateType()
 	if isSignature(predicate) != (j.what == signature) {
-		return nil, refused(OtherUse)
+		return nil, func() *refusal { return refused(OtherUse) }
 	}
 	who.ID, who.Form = idOf(b.ev.Source), Bundle
 	if j.Logs != nil {
