@@ -45,6 +45,10 @@ func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"", "---\n", "&a [*a]", "? {a: b}\n: c\n", "{<<: [*x]}", "!!binary x", "\xff\xfe", "%YAML 1.1\n---\n{}",
 		doc("images: [{glob: '**'}]\n" + staticPass), doc("images: &a\n- glob: a\nauthorities: *a"),
+		whole(f), rootDoc("r", sigstoreKeys(f)), rootDoc("r", "remote: {root: "+b64(publicGood(f, "root.json"))+", mirror: 'https://tuf.example'}"),
+		rootDoc("r", "repository: {root: e30=, mirrorFS: "+b64(archive(f, 10))+"}"), rootDoc("r", `trustedRootJSON: '{"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}'`),
+		doc("images: [{glob: a}]\nauthorities: [{keyless: {ca-cert: {data: " + testChain(f, false).ca + "}, identities: [{issuerRegExp: '(', subject: s}]}}]"),
+		doc("images: [{glob: a}]\n" + staticPass + "\npolicy: {type: rego, data: \"package sigstore\\nisCompliant = true\"}"),
 		keyPolicy(f, "p", "***", "P-384"), keyPolicy(f, "p", "*", "RSA 2048"),
 	} {
 		f.Add([]byte(seed))
@@ -71,9 +75,15 @@ func FuzzParse(f *testing.F) {
 			}
 			unique[p.Name] = true
 		}
-		s, err := setOf(policies...)
-		if (err == nil) != (len(unique) == len(policies)) {
-			t.Fatalf("%d policies, %d names: %v", len(policies), len(unique), err)
+		for _, r := range parsed.TrustRoots {
+			if problem := r.problem(); problem != "" {
+				t.Errorf("Parse returned what NewSet refuses: %s", problem)
+			}
+			unique["TrustRoot "+r.Name] = true
+		}
+		s, err := NewSet(parsed)
+		if (err == nil) != (len(unique) == len(policies)+len(parsed.TrustRoots)) {
+			t.Fatalf("%d policies and %d TrustRoots, %d names: %v", len(policies), len(parsed.TrustRoots), len(unique), err)
 		}
 		if err != nil {
 			checkFaults(t, nil, err)

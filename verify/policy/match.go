@@ -32,24 +32,7 @@ func (s *Set) Match(image string, dgst digest.Digest) ([]*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	var matching []*Policy
-	for _, p := range s.policies {
-		if p.matches(names) {
-			matching = append(matching, p)
-		}
-	}
-	return matching, nil
-}
-
-func (p *Policy) matches(names []string) bool {
-	for i := range p.Globs {
-		for _, n := range names {
-			if p.Globs[i].Match(n) {
-				return true
-			}
-		}
-	}
-	return false
+	return s.under(names), nil
 }
 
 // spellings returns the distinct names under which an image is matched.

@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -172,6 +173,33 @@ func TestMatchOrderIsStable(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"p0", "p2", "p3", "p4"}, names); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// The index must find what trying every glob finds: a policy that it passed over would not be enforced.
+func TestIndexFindsWhatEachGlobMatches(t *testing.T) {
+	globs := []string{"**", "*", "*/*", "ghcr.io/**", "ghcr.io/team/*", "ghcr.io/team/app:1.2", "ghcr.io/team/app", "ghcr.io**", "g*", "index.docker.io/library/*", "**/app:*", "registry.example:5000/**", "a"}
+	s := globSet(t, globs...)
+	for _, image := range []string{"app", "ghcr.io/team/app:1.2", "ghcr.io/team/app", "GHCR.io/team/app", "registry.example:5000/x", "a", "team/app", "ghcr.iox/team/app@" + string(testDigest)} {
+		for _, dgst := range []digest.Digest{"", testDigest} {
+			names, err := spellings(image, dgst)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want []string
+			for _, p := range s.policies {
+				if slices.ContainsFunc(names, func(n string) bool { return slices.ContainsFunc(p.Globs, func(g Glob) bool { return g.Match(n) }) }) {
+					want = append(want, p.Name)
+				}
+			}
+			var got []string
+			for _, p := range s.under(names) {
+				got = append(got, p.Name)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s, digest %q (-want +got):\n%s", image, dgst, diff)
+			}
+		}
 	}
 }
 

@@ -1,5 +1,5 @@
 // Package policy reads the documents that say whose signature a node demands:
-// sigstore's ClusterImagePolicy (policy.sigstore.dev/v1alpha1 and v1beta1), as
+// sigstore's ClusterImagePolicy (policy.sigstore.dev/v1alpha1 and v1beta1) and TrustRoot (v1alpha1), as
 // defined by github.com/sigstore/policy-controller.
 //
 // It promises that a policy it returns means here what it means to
@@ -9,11 +9,16 @@
 // back at once, each with file, line and field path.
 //
 // Which images a policy is about is decided by its globs, on the image's name
-// in every spelling that reaches the same repository (see Set.Match). Every
-// matching policy must be satisfied, and within one policy any one authority
+// in every spelling that reaches the same repository (see Set.Match), and which pods by its match entries (see
+// Policy.Selects). Every matching policy must be satisfied, and within one policy any one authority
 // suffices; deciding that is the caller's part. This package does no
-// cryptography beyond reading public keys, and no I/O beyond reading the files
-// of one folder.
+// cryptography beyond reading keys, certificates and the roots of TUF repositories, and no I/O beyond reading the files
+// of one folder: what a policy refers to (secrets, ConfigMaps, keys in a key management service, rules on servers,
+// TrustRoots by name) is a name in what it returns, whether or not there is such a thing.
+//
+// Where policy-controller's own checks leave something open that could let an unsigned image through, this package is
+// stricter: identities are demanded, an empty trustRootRef or ctlog.url is a fault rather than none, names that become
+// paths are names, and rules must compile.
 package policy
 
 import (

@@ -13,6 +13,7 @@ import (
 type Set struct {
 	policies   []*Policy    // by name
 	trustRoots []*TrustRoot // by name
+	index      globIndex
 	revision   string
 }
 
@@ -31,6 +32,7 @@ func NewSet(all ...Documents) (*Set, error) {
 	s := &Set{policies: found.Policies, trustRoots: found.TrustRoots}
 	slices.SortFunc(s.policies, func(a, b *Policy) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(s.trustRoots, func(a, b *TrustRoot) int { return cmp.Compare(a.Name, b.Name) })
+	s.index = indexGlobs(s.policies)
 	s.revision = revision(s)
 	return s, nil
 }
