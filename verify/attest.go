@@ -27,8 +27,8 @@ func (j *judgement) attestations(ctx context.Context, a *policy.Authority, d sig
 	r.Passed = true
 	for i := range a.Attestations {
 		want := &a.Attestations[i]
-		accepted, missing, err := j.attestation(ctx, want, verified)
-		result := AttestationResult{Name: want.Name, PredicateType: want.PredicateType, Passed: err == nil}
+		accepted, warning, missing, err := j.attestation(ctx, want, verified)
+		result := AttestationResult{Name: want.Name, PredicateType: want.PredicateType, Passed: err == nil, Warning: cut(warning, maxAuthorityReason)}
 		if err != nil {
 			result.Reason = cut(err.Error(), maxAuthorityReason)
 			if r.Passed {
@@ -54,11 +54,11 @@ func (j *judgement) attestations(ctx context.Context, a *policy.Authority, d sig
 
 // attestation returns those of the verified that are what is wanted; without any, it says why, and what could not be
 // found out. One that is accepted suffices, whatever is wrong with others of the type.
-func (j *judgement) attestation(ctx context.Context, want *policy.Attestation, verified []sigstore.Attestation) (accepted []sigstore.Attestation, missing, err error) {
+func (j *judgement) attestation(ctx context.Context, want *policy.Attestation, verified []sigstore.Attestation) (accepted []sigstore.Attestation, warning string, missing, err error) {
 	text, kind := "", ""
 	if want.Rule != nil {
 		if text, err = j.refs.Rule(want.Rule); err != nil {
-			return nil, gap(err), fmt.Errorf("its rule cannot be had: %w", err)
+			return nil, "", gap(err), fmt.Errorf("its rule cannot be had: %w", err)
 		}
 		kind = want.Rule.Type
 	}
@@ -66,7 +66,7 @@ func (j *judgement) attestation(ctx context.Context, want *policy.Attestation, v
 	var first error
 	for _, att := range verified {
 		if ctx.Err() != nil {
-			return nil, nil, context.Cause(ctx) // the caller looks, and does not use this result
+			return nil, "", nil, context.Cause(ctx) // the caller looks, and does not use this result
 		}
 		payload, err := rules.Payload(want.PredicateType, att.Envelope)
 		if payload == nil && err == nil {
@@ -74,7 +74,11 @@ func (j *judgement) attestation(ctx context.Context, want *policy.Attestation, v
 		}
 		ofType++
 		if err == nil && want.Rule != nil {
-			err = evaluate(ctx, want.Name, kind, text, payload)
+			var said string
+			said, err = rules.Evaluate(ctx, want.Name, kind, text, payload)
+			if warning == "" {
+				warning = said
+			}
 			if missing == nil {
 				missing = gapOfRule(err)
 			}
@@ -87,16 +91,16 @@ func (j *judgement) attestation(ctx context.Context, want *policy.Attestation, v
 	}
 	switch {
 	case len(accepted) > 0:
-		return accepted, nil, nil
+		return accepted, warning, nil, nil
 	case ofType == 0:
-		return nil, nil, fmt.Errorf("none of type %q among the %d that are signed", want.PredicateType, len(verified))
+		return nil, "", nil, fmt.Errorf("none of type %q among the %d that are signed", want.PredicateType, len(verified))
 	default:
-		return nil, missing, first
+		return nil, warning, missing, first
 	}
 }
 
 // rule evaluates a policy's rule over the authorities that passed, as policy-controller does.
-func (j *judgement) rule(ctx context.Context, p *policy.Policy, all []answer) (err, missing error) {
+func (j *judgement) rule(ctx context.Context, p *policy.Policy, all []answer) (warning string, missing, err error) {
 	input := rules.Result{AuthorityMatches: map[string]rules.AuthorityMatch{}}
 	for _, a := range all {
 		if a.Passed {
@@ -109,13 +113,13 @@ func (j *judgement) rule(ctx context.Context, p *policy.Policy, all []answer) (e
 			err := errors.New("the image's config files, which its rule is about, could not be had")
 			if ev != nil && ev.Incomplete != nil {
 				err = fmt.Errorf("%w: %w", err, ev.Incomplete)
-				return err, gap(ev.Incomplete)
+				return "", gap(ev.Incomplete), err
 			}
-			return err, nil
+			return "", nil, err
 		}
 		configs, err := readConfigs(ev.Configs)
 		if err != nil {
-			return err, nil
+			return "", nil, err
 		}
 		input.Config = configs
 	}
@@ -123,7 +127,7 @@ func (j *judgement) rule(ctx context.Context, p *policy.Policy, all []answer) (e
 		pod := j.subject.Pod
 		if pod == nil {
 			// Without it a CUE rule would find nothing to object to.
-			return errors.New("its rule is about the pod's metadata, and it is not known which pod the image is for"), nil
+			return "", nil, errors.New("its rule is about the pod's metadata, and it is not known which pod the image is for")
 		}
 		input.Metadata = &rules.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, Labels: pod.Labels, Annotations: pod.Annotations}
 	}
@@ -132,14 +136,14 @@ func (j *judgement) rule(ctx context.Context, p *policy.Policy, all []answer) (e
 	}
 	text, err := j.refs.Rule(p.Rule)
 	if err != nil {
-		return fmt.Errorf("its rule cannot be had: %w", err), gap(err)
+		return "", gap(err), fmt.Errorf("its rule cannot be had: %w", err)
 	}
 	raw, err := input.JSON()
 	if err != nil {
-		return err, nil
+		return "", nil, err
 	}
-	err = evaluate(ctx, "ClusterImagePolicy", p.Rule.Type, text, raw)
-	return err, gapOfRule(err)
+	warning, err = rules.Evaluate(ctx, "ClusterImagePolicy", p.Rule.Type, text, raw)
+	return warning, gapOfRule(err), err
 }
 
 // readConfigs reads config files as a runtime does.
@@ -153,15 +157,6 @@ func readConfigs(raw map[string][]byte) (map[string]*v1.ConfigFile, error) {
 		all[platform] = &c
 	}
 	return all, nil
-}
-
-// evaluate takes a rule's warning for a refusal, as policy-controller does.
-func evaluate(ctx context.Context, name, kind, text string, input []byte) error {
-	warning, err := rules.Evaluate(ctx, name, kind, text, input)
-	if err == nil && warning != "" {
-		return &rules.Refused{Name: name, Kind: kind, Reason: warning}
-	}
-	return err
 }
 
 // gapOfRule is the error unless it is the rule's own no: what could not be evaluated in its time is no refusal.

@@ -125,7 +125,8 @@ func (j *judgement) policy(ctx context.Context, p *policy.Policy) (r PolicyResul
 	case !r.Passed:
 		r.Reason = joined(reasons)
 	case p.Rule != nil:
-		err, gap := j.rule(ctx, p, all)
+		warning, gap, err := j.rule(ctx, p, all)
+		r.Warning = cut(warning, maxReason)
 		if missing == nil {
 			missing = gap
 		}

@@ -64,7 +64,9 @@ type PolicyResult struct {
 	Mode   string `json:"mode"` // enforce or warn
 	Passed bool   `json:"passed"`
 	// Reason says in one sentence of at most 1 KiB why the policy failed; empty if it passed.
-	Reason      string            `json:"reason,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	// Warning says what of a rule that accepted the image passed less than it seems to demand.
+	Warning     string            `json:"warning,omitempty"`
 	Authorities []AuthorityResult `json:"authorities"`
 }
 
@@ -104,8 +106,10 @@ type AttestationResult struct {
 	Name          string `json:"name"`
 	PredicateType string `json:"predicateType"`
 	Passed        bool   `json:"passed"`
-	// Reason says in at most 512 bytes why there is none that is accepted.
-	Reason string `json:"reason,omitempty"`
+	// Reason says in at most 512 bytes why there is none that is accepted, Warning what of its rule passed less than it
+	// seems to demand.
+	Reason  string `json:"reason,omitempty"`
+	Warning string `json:"warning,omitempty"`
 }
 
 // NoMatch is what a node does with an image that no policy matches.
