@@ -105,7 +105,7 @@ func (a *agent) setUpVerifier() (err error) {
 			keeper = store
 		}
 	}
-	if a.verifier, err = newVerifier(c, a.fetcher, keeper, a.metrics); err != nil {
+	if a.verifier, err = newVerifier(c, a.fetcher, newLogs(a.metrics), keeper, a.metrics); err != nil {
 		return err
 	}
 	a.policies = reload.New(c.Policies.Dir, a.keeper, a.verifier, a.metrics, a.log)
@@ -115,8 +115,19 @@ func (a *agent) setUpVerifier() (err error) {
 
 // setUpNamespaces finds out where images are judged.
 func (a *agent) setUpNamespaces() (err error) {
-	c := a.config.Namespaces
-	o := namespaces.Options{Exempt: c.Exempt, Log: a.log}
+	o := namespaceOptions(a.config.Namespaces)
+	o.Log = a.log
+	if a.namespaces, err = namespaces.New(o); err != nil {
+		return err
+	}
+	a.metrics.WatchNamespaces([]string{namespaces.Unused, namespaces.Good, namespaces.Missing, namespaces.Broken},
+		func() string { return a.namespaces.State().File })
+	return nil
+}
+
+// namespaceOptions are those of the settings, still without a log.
+func namespaceOptions(c config.Namespaces) namespaces.Options {
+	o := namespaces.Options{Exempt: c.Exempt}
 	switch c.Enforce.Mode {
 	case config.ScopeAll:
 	case config.ScopeLabelled:
@@ -124,12 +135,7 @@ func (a *agent) setUpNamespaces() (err error) {
 	default:
 		o.Enforce = append([]string{}, c.Enforce.Globs...) // not nil, which would mean all
 	}
-	if a.namespaces, err = namespaces.New(o); err != nil {
-		return err
-	}
-	a.metrics.WatchNamespaces([]string{namespaces.Unused, namespaces.Good, namespaces.Missing, namespaces.Broken},
-		func() string { return a.namespaces.State().File })
-	return nil
+	return o
 }
 
 // setUpProxy makes the way to the runtime, with the gate on it.
@@ -203,14 +209,19 @@ func newFetcher(c config.Config, log *slog.Logger, m *metrics.Metrics) (*evidenc
 	return f, nil
 }
 
-func newVerifier(c config.Config, source verify.Source, keeper verify.Keeper, m *metrics.Metrics) (*verify.Verifier, error) {
-	logs := evidence.LogsOptions{UserAgent: "cosentry/" + buildVersion()}
+// newLogs makes what asks transparency logs, where a policy wants it.
+func newLogs(m *metrics.Metrics) *evidence.Logs {
+	o := evidence.LogsOptions{UserAgent: "cosentry/" + buildVersion()}
 	if m != nil {
-		logs.Observe = m.Registry
+		o.Observe = m.Registry
 	}
+	return evidence.NewLogs(o)
+}
+
+func newVerifier(c config.Config, source verify.Source, prover verify.Prover, keeper verify.Keeper, m *metrics.Metrics) (*verify.Verifier, error) {
 	o := verify.Options{
-		Prover:       evidence.NewLogs(logs),
 		Source:       source,
+		Prover:       prover,
 		Keeper:       keeper,
 		NoMatch:      verify.NoMatch(c.Policies.NoMatch),
 		CacheSize:    int(c.Cache.Size),

@@ -2,49 +2,65 @@ package main
 
 import (
 	"errors"
-	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/cosentry/cosentry/agent/config"
 	"github.com/cosentry/cosentry/verify/policy"
 )
 
 func policyCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "Work with ClusterImagePolicy files", Example: "  cosentry policy check /etc/cosentry/policies"}
-	cmd.AddCommand(policyCheckCommand())
+	cmd.AddCommand(policyCheckCommand(), policyTestCommand())
 	return cmd
 }
 
-func policyCheckCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "check FILE…",
-		Short: "Check policy files as strictly as the agent does",
-		Long: `Read ClusterImagePolicy files, or folders of them, exactly as the agent would, and print every
-fault with its file, line and field. Warnings are things that are legal and probably not meant.
-Exit status: 0 good (perhaps with warnings), 1 faulty, 2 could not be read.`,
-		Example: "  cosentry policy check /etc/cosentry/policies\n  cosentry policy check release.yaml base.yaml",
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			set, err := readPolicies(args)
-			var faults policy.Errors
-			if errors.As(err, &faults) {
-				fmt.Fprintln(cmd.ErrOrStderr(), err)
-				return exitError(exitRefused)
-			}
-			if err != nil {
-				return err
-			}
-			for _, w := range set.Warnings() {
-				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
-			}
-			word := "policies"
-			if len(set.Policies()) == 1 {
-				word = "policy"
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d %s, revision %s\n", len(set.Policies()), word, set.Revision())
-			return nil
-		},
+func trustFlag(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "trust", "", "folder of secrets/ and configmaps/ that policies refer to (default: trust.dir of the settings)")
+}
+
+// policySettings reads settings for commands that must work where no node is: on a laptop, in CI. held is --trust.
+func policySettings(cmd *cobra.Command, held string) (config.Config, error) {
+	c, err := settings(cmd)
+	if err != nil {
+		return c, err
+	}
+	path, err := settingsPath(cmd)
+	if err != nil {
+		return c, err
+	}
+	if path == "" {
+		elsewhere(&c)
+	}
+	if held != "" {
+		if c.Trust.Dir, err = filepath.Abs(held); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+// elsewhere fits the built-in defaults, which are a node's, to another machine.
+func elsewhere(c *config.Config) {
+	missing := func(path string) bool {
+		_, err := os.Stat(path)
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	if missing(c.Trust.CacheDir) {
+		c.Trust.CacheDir = "" // nothing is left behind
+	}
+	if missing(c.Registry.DockerConfig) {
+		dir := os.Getenv("DOCKER_CONFIG")
+		if home, err := os.UserHomeDir(); err == nil && dir == "" {
+			dir = filepath.Join(home, ".docker")
+		}
+		c.Registry.DockerConfig = ""
+		if dir != "" {
+			c.Registry.DockerConfig = filepath.Join(dir, "config.json")
+		}
 	}
 }
 

@@ -196,6 +196,9 @@ func (g *Gate) record(r request, v verify.Verdict, err error, decision string) a
 		result := audit.PolicyResult{Policy: p.Policy, Mode: p.Mode, Result: "fail", Reason: p.Reason}
 		if a, ok := p.Authority(); ok {
 			result.Result, result.Authority, result.KeyFingerprint = "pass", a.Authority, a.KeyFingerprint
+			if len(a.Signers) > 0 {
+				result.Issuer, result.Subject = a.Signers[0].Issuer, a.Signers[0].Subject
+			}
 		}
 		rec.Policies = append(rec.Policies, result)
 	}

@@ -192,6 +192,90 @@ func TestNeitherNothingNorTooMuchIsKept(t *testing.T) {
 	}
 }
 
+// TestKeptEvidenceHoldsWhatIsAsked: an answer without attestations is none to who asks for them.
+func TestKeptEvidenceHoldsWhatIsAsked(t *testing.T) {
+	s := openStore(t, t.TempDir(), 8)
+	all := attestedEvidence(1)
+	less := *all
+	less.AskedAttestations, less.AskedConfig, less.Attestations, less.Configs, less.Image = false, false, nil, nil, nil
+	s.Keep(&less)
+	if e := s.Recall(less.question()); e == nil {
+		t.Fatal("not kept")
+	}
+	for name, q := range map[string]Question{"all": all.question(), "attestations": {Repository: all.Repository, Digest: all.Digest, TagPrefix: all.TagPrefix, Attestations: true}} {
+		if e := s.Recall(q); e != nil {
+			t.Errorf("%s: recalled what was kept without", name)
+		}
+	}
+	s.Keep(all)
+	s.Keep(&less) // does not take the place of the other
+	for _, q := range []Question{all.question(), less.question()} {
+		e := openStore(t, s.dir, 8).Recall(q)
+		if e == nil || q.Attestations && cmp.Diff(all, e, sameMaterial) != "" {
+			t.Errorf("%+v: %+v", q, e)
+		}
+	}
+	q := all.question()
+	q.TagPrefix = ""
+	if s.Recall(q) != nil {
+		t.Error("recalled for another tag prefix")
+	}
+	// Where only the larger is left, it answers the smaller question as well.
+	two := attestedEvidence(2)
+	s.Keep(two)
+	q = two.question()
+	q.Config = false
+	if e := s.Recall(q); e == nil || len(e.Attestations) != 1 {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestLargeAttestationsAreKept(t *testing.T) {
+	s := openStore(t, t.TempDir(), 8)
+	e := attestedEvidence(1)
+	e.Attestations[0].Payload = make([]byte, 4<<20)
+	e.Attestations[0].Source = digest.FromBytes(e.Attestations[0].Payload)
+	s.Keep(e)
+	if got := s.Recall(e.question()); got == nil || cmp.Diff(e, got, sameMaterial) != "" {
+		t.Error("not kept")
+	}
+	e = attestedEvidence(2)
+	e.Attestations[0].Payload = make([]byte, maxKeptAttested+1)
+	if s.Keep(e); s.Recall(e.question()) != nil {
+		t.Error("too large, and kept")
+	}
+}
+
+// TestTheStoreHasAnEnd: its size is counted in images, and one with attestations is as large as a thousand others.
+func TestTheStoreHasAnEnd(t *testing.T) {
+	s := openStore(t, t.TempDir(), 100)
+	s.maxStored = 100 << 10
+	for n := range 10 {
+		e := kept(n)
+		e.Bundles[0].Raw = make([]byte, 30<<10)
+		s.Keep(e)
+		s.Keep(e) // the same again counts once
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil || len(entries) != 3 || s.Recall(kept(9).question()) == nil {
+		t.Errorf("%d entries, %v", len(entries), err)
+	}
+	again := openStore(t, s.dir, 100)
+	if again.stored != s.stored || again.stored < 90<<10 {
+		t.Errorf("%d bytes after a restart, %d before", again.stored, s.stored)
+	}
+}
+
+// TestConfigFilesAloneAreNotKept: they are no reason to allow anything.
+func TestConfigFilesAloneAreNotKept(t *testing.T) {
+	s := openStore(t, t.TempDir(), 8)
+	e := attestedEvidence(1)
+	e.Signatures, e.Bundles, e.Attestations = nil, nil, nil
+	if s.Keep(e); s.Recall(e.question()) != nil {
+		t.Error("kept")
+	}
+}
+
 func TestUnfinishedEntriesAreSweptAtStart(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, unfinished+"123"), 0o700); err != nil {

@@ -131,7 +131,7 @@ func (b *bundled) readEntries() []*tlog.Entry {
 	var all []*tlog.Entry
 	promised, proved := false, false
 	for _, raw := range b.raw.GetTlogEntries() {
-		if limits.LogEntry.Check(int64(len(raw.GetCanonicalizedBody()))) != nil {
+		if !knownEntry(raw.GetCanonicalizedBody()) {
 			return nil
 		}
 		entry, err := tlog.ParseTransparencyLogEntry(raw)

@@ -80,12 +80,16 @@ func readEntry(raw string) (*rekorbundle.RekorBundle, error) {
 	if err := json.Unmarshal([]byte(raw), &b); err != nil {
 		return nil, fmt.Errorf("reading a log entry: %w", err)
 	}
-	body, ok := b.Payload.Body.(string)
+	b64, ok := b.Payload.Body.(string)
 	if !ok {
 		return nil, errors.New("a log entry without a body")
 	}
-	if err := limits.LogEntry.Check(int64(base64.StdEncoding.DecodedLen(len(body)))); err != nil {
-		return nil, err
+	body, err := base64.StdEncoding.DecodeString(b64)
+	if err != nil {
+		return nil, fmt.Errorf("reading a log entry's body: %w", err)
+	}
+	if !knownEntry(body) {
+		return nil, errors.New("a log entry of no known kind")
 	}
 	return &b, nil
 }

@@ -2,12 +2,15 @@ package sigstore
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/tlog"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
+
+	"github.com/cosentry/cosentry/verify/limits"
 )
 
 // logged is a proved log entry.
@@ -91,6 +94,26 @@ func (e *entity) logRefusal(t *trusted, needTime bool) *refusal {
 		return refused(NoLogTime)
 	}
 	return nil
+}
+
+// knownEntry reports whether a log entry's body is of a kind that can be of a signature here. Those who read bodies write
+// what they do not understand to the standard error output, with a stack and as it stands.
+func knownEntry(body []byte) bool {
+	if limits.LogEntry.Check(int64(len(body))) != nil {
+		return false
+	}
+	var is struct {
+		Kind    string `json:"kind"`
+		Version string `json:"apiVersion"`
+	}
+	if err := json.Unmarshal(body, &is); err != nil {
+		return false
+	}
+	switch is.Kind + " " + is.Version {
+	case "hashedrekord 0.0.1", "hashedrekord 0.0.2", "dsse 0.0.1", "intoto 0.0.1", "intoto 0.0.2":
+		return true
+	}
+	return false
 }
 
 // anyTime is a verification content for the words of a refusal only.

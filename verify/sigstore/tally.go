@@ -168,6 +168,8 @@ func (t Tally) Why() string {
 		return fmt.Sprintf("%s, "+words[r.reason], found, t.count, by, as[t.thing])
 	case bare[r.reason] != "":
 		return found + ", " + bare[r.reason]
+	case words[r.reason] == "":
+		return found
 	}
 	return fmt.Sprintf("%s, "+words[r.reason], found, t.count, by)
 }

@@ -222,20 +222,26 @@ func (k *Keeper) state(it *item) State {
 	return s
 }
 
-// reason is the error for an item that there is no content of, as things stand when it is read.
-type reason struct {
-	k  *Keeper
-	it *item
+// absent is the error for an item that there is no content of. Its words are those of the last try at the time when
+// they are read: a Snapshot lives on through many.
+type absent struct {
+	what  string
+	class error
+	k     *Keeper
+	it    *item
 }
 
-func (r reason) Error() string {
-	r.k.mu.Lock()
-	defer r.k.mu.Unlock()
+func (a *absent) Unwrap() error { return a.class }
+
+func (a *absent) Error() string {
+	a.k.mu.Lock()
+	defer a.k.mu.Unlock()
+	why := notFetchedYet
 	switch {
-	case r.it.err != nil:
-		return brief(r.it.err)
-	case r.it.content != nil:
-		return "it has just been fetched: try again"
+	case a.it.err != nil:
+		why = brief(a.it.err)
+	case a.it.content != nil:
+		why = "it has just been fetched, try again"
 	}
-	return notFetchedYet
+	return fmt.Sprintf("%s: %s: %s", a.what, a.class, why)
 }

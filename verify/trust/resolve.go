@@ -159,10 +159,19 @@ func (k *Keeper) readFiles(w *wanted) fileSet {
 
 // got is what an item had at the time of a Resolve.
 type got struct {
+	k       *Keeper
 	item    *item
 	content *content
 	gone    bool
-	why     error // why there is no content; says so as things stand when it is read
+}
+
+// absent is the error for there being no content.
+func (g got) absent(what string) error {
+	class := ErrUnavailable
+	if g.gone {
+		class = ErrMissing
+	}
+	return &absent{what, class, g.k, g.item}
 }
 
 func resolveKeys(id keyID, files fileSet, fetched map[itemID]got) keysOrError {
@@ -170,11 +179,8 @@ func resolveKeys(id keyID, files fileSet, fetched map[itemID]got) keysOrError {
 	if id.kms != "" {
 		what = "KMS key " + quote(id.kms)
 		g := fetched[keyItemID(id.kms)]
-		switch {
-		case g.gone:
-			return keysOrError{err: fmt.Errorf("%s: %w: %w", what, ErrMissing, g.why)}
-		case g.content == nil:
-			return keysOrError{err: fmt.Errorf("%s: %w: %w", what, ErrUnavailable, g.why)}
+		if g.content == nil {
+			return keysOrError{err: g.absent(what)}
 		}
 		data = g.content.text
 	} else {
@@ -224,7 +230,7 @@ func ruleText(id ruleID, files fileSet, fetched map[itemID]got) (text, what stri
 		what = "remote rule " + quote(id.remote.URL)
 		g := fetched[ruleItemID(id.remote)]
 		if g.content == nil {
-			return "", what, fmt.Errorf("%s: %w: %w", what, ErrUnavailable, g.why)
+			return "", what, g.absent(what)
 		}
 		return g.content.text, what, nil
 	}
@@ -260,7 +266,7 @@ func (k *Keeper) refresh(set *policy.Set, w *wanted) map[itemID]got {
 	k.items = items
 	fetched := map[itemID]got{}
 	for id, it := range items {
-		fetched[id] = got{it, it.content, it.gone, reason{k, it}}
+		fetched[id] = got{k, it, it.content, it.gone}
 	}
 	signal(k.wake)
 	return fetched

@@ -137,7 +137,7 @@ func remoteRoot(id itemID, name string, fetched map[itemID]got) (*trustroot.Root
 	case !ok:
 		return nil, nil, fmt.Errorf("trust root %s: %w: there is no folder to keep it in (trust.cacheDir)", quote(name), ErrUnavailable)
 	case g.content == nil:
-		return nil, g.item, fmt.Errorf("trust root %s: %w: %w", quote(name), ErrUnavailable, g.why)
+		return nil, g.item, g.absent("trust root " + quote(name))
 	}
 	return g.content.root, g.item, nil
 }

@@ -1,6 +1,8 @@
 package trustroot
 
 import (
+	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,17 +45,26 @@ func FuzzFromKeys(f *testing.F) {
 	})
 }
 
+// fuzzed is the same repository in each of a fuzzer's processes.
+func fuzzed(f *testing.F) (*tuftest.Repository, time.Time) {
+	f.Helper()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	repository := tuftest.NewFrom(f, strings.NewReader(strings.Repeat("not random, so that it is the same", 8)), now)
+	repository.Set("trusted_root.json", publicGoodTrustedRoot, nil)
+	repository.Publish()
+	return repository, now
+}
+
 // Whatever archive comes with a root, what is trusted is what that root's keys signed.
 func FuzzFromRepository(f *testing.F) {
-	repository := tuftest.WithTrustedRoot(f, publicGoodTrustedRoot)
-	want := PublicGood().Revision
-	f.Add(repository.Root(), repository.Archive())
-	f.Add(repository.Root(), tuftest.Pack(f, "", map[string][]byte{"timestamp.json": []byte("{}"), "2.root.json": repository.Root()}))
-	initial := string(repository.Root())
+	repository, now := fuzzed(f)
+	initial, want := repository.Root(), PublicGood().Revision
+	f.Add(initial, repository.Archive())
+	f.Add(initial, tuftest.Pack(f, "", map[string][]byte{"timestamp.json": []byte("{}"), "2.root.json": initial}))
 	f.Fuzz(func(t *testing.T, root, archive []byte) {
-		r, err := FromRepository(&policy.TUFRepository{Root: root, MirrorFS: archive}, time.Now())
+		r, err := FromRepository(&policy.TUFRepository{Root: root, MirrorFS: archive}, now)
 		whole(t, r, err)
-		if err == nil && string(root) == initial && r.Revision != want {
+		if err == nil && bytes.Equal(root, initial) && r.Revision != want {
 			t.Error("something is trusted that the keys did not sign")
 		}
 	})
@@ -61,18 +72,17 @@ func FuzzFromRepository(f *testing.F) {
 
 // The metadata of a repository, each file for itself: gzip would keep a fuzzer from reaching the parsers.
 func FuzzMetadata(f *testing.F) {
-	repository := tuftest.WithTrustedRoot(f, publicGoodTrustedRoot)
+	repository, now := fuzzed(f)
+	initial, want := repository.Root(), PublicGood().Revision
 	all := repository.Files()
-	f.Add(repository.Root(), all["timestamp.json"], all["2.snapshot.json"], all["2.targets.json"])
-	f.Add(repository.Root(), []byte("{}"), []byte("[]"), []byte("null"))
-	want := PublicGood().Revision
-	initial := string(repository.Root())
+	f.Add(initial, all["timestamp.json"], all["2.snapshot.json"], all["2.targets.json"])
+	f.Add(initial, []byte("{}"), []byte("[]"), []byte("null"))
 	f.Fuzz(func(t *testing.T, root, timestamp, snapshot, targets []byte) {
 		files := repository.Files()
 		files["timestamp.json"], files["2.snapshot.json"], files["2.targets.json"] = timestamp, snapshot, targets
-		r, err := FromRepository(&policy.TUFRepository{Root: root, MirrorFS: tuftest.Pack(t, "", files)}, time.Now())
+		r, err := FromRepository(&policy.TUFRepository{Root: root, MirrorFS: tuftest.Pack(t, "", files)}, now)
 		whole(t, r, err)
-		if err == nil && string(root) == initial && r.Revision != want {
+		if err == nil && bytes.Equal(root, initial) && r.Revision != want {
 			t.Error("something is trusted that the keys did not sign")
 		}
 	})

@@ -9,8 +9,10 @@ import (
 	"compress/gzip"
 	"crypto"
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -59,17 +61,22 @@ type target struct {
 // New makes a repository with one key for each role and nothing in it, and publishes it.
 func New(tb testing.TB) *Repository {
 	tb.Helper()
+	return NewFrom(tb, rand.Reader, time.Now())
+}
+
+// NewFrom is New with keys from a source of randomness and times counted from a moment: the same give the same
+// repository, as a fuzzer's processes must have it.
+func NewFrom(tb testing.TB, random io.Reader, now time.Time) *Repository {
+	tb.Helper()
 	r := &Repository{
 		tb: tb, Consistent: true,
 		Expires: map[string]time.Time{}, Keys: map[string][]signature.Signer{}, Threshold: map[string]int{}, Versions: map[string]int64{},
 		targets: map[string]target{}, files: map[string][]byte{},
 	}
-	for role, valid := range map[string]time.Duration{
-		metadata.ROOT: 180 * 24 * time.Hour, metadata.TARGETS: 90 * 24 * time.Hour,
-		metadata.SNAPSHOT: 60 * 24 * time.Hour, metadata.TIMESTAMP: 7 * 24 * time.Hour,
-	} {
-		r.Expires[role] = time.Now().Add(valid).UTC().Truncate(time.Second)
-		r.Keys[role] = []signature.Signer{NewKey(tb)}
+	const day = 24 * time.Hour
+	for i, role := range []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {
+		r.Expires[role] = now.Add([]time.Duration{180 * day, 90 * day, 60 * day, 7 * day}[i]).UTC().Truncate(time.Second)
+		r.Keys[role] = []signature.Signer{newKey(tb, random)}
 		r.Threshold[role] = 1
 	}
 	r.PublishRoot()
@@ -80,11 +87,16 @@ func New(tb testing.TB) *Repository {
 // NewKey makes an Ed25519 key.
 func NewKey(tb testing.TB) signature.Signer {
 	tb.Helper()
-	_, private, err := ed25519.GenerateKey(nil)
-	if err != nil {
+	return newKey(tb, rand.Reader)
+}
+
+func newKey(tb testing.TB, random io.Reader) signature.Signer {
+	tb.Helper()
+	seed := make([]byte, ed25519.SeedSize)
+	if _, err := io.ReadFull(random, seed); err != nil {
 		tb.Fatal(err)
 	}
-	signer, err := signature.LoadSigner(private, crypto.Hash(0))
+	signer, err := signature.LoadSigner(ed25519.NewKeyFromSeed(seed), crypto.Hash(0))
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -1,0 +1,275 @@
+package trust
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cosentry/cosentry/verify/policy"
+	"github.com/cosentry/cosentry/verify/trust/kmstest"
+)
+
+// services are shared: Go reads proxies and CAs from the environment once in the life of a process.
+var services *kmstest.Services
+
+func TestMain(m *testing.M) { os.Exit(runTests(m)) }
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "trust")
+	if err != nil {
+		log.Print(err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if services, err = kmstest.Start(dir); err != nil {
+		log.Print(err)
+		return 1
+	}
+	defer services.Close()
+	for name, value := range services.Env() {
+		if err := os.Setenv(name, value); err != nil {
+			log.Print(err)
+			return 1
+		}
+	}
+	return m.Run()
+}
+
+// logged is a log that can be read while it is written.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// node is a Keeper with folders of its own and a clock that can be put forward.
+type node struct {
+	*Keeper
+	dir, cache string
+	log        *logged
+	ahead      atomic.Int64
+}
+
+// newNode makes one that has no network for the public-good instance, in folders that a test may share between two
+// of them: that is a restart.
+func newNode(t *testing.T, dir, cache string, change ...func(*Options)) *node {
+	t.Helper()
+	n := &node{dir: dir, cache: cache, log: &logged{}}
+	o := Options{Dir: dir, CacheDir: cache, Log: slog.New(slog.NewTextHandler(n.log, nil))}
+	for _, c := range change {
+		c(&o)
+	}
+	k, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.now = func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) }
+	n.Keeper = k
+	return n
+}
+
+func fresh(t *testing.T, change ...func(*Options)) *node {
+	t.Helper()
+	return newNode(t, t.TempDir(), filepath.Join(t.TempDir(), "trust"), change...)
+}
+
+// later puts the clock forward.
+func (n *node) later(d time.Duration) {
+	n.ahead.Add(int64(d))
+	signal(n.wake)
+}
+
+// start runs it until the test ends, or until the function that it gives is called.
+func (n *node) start(t *testing.T) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := n.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	stop = func() { cancel(); <-done }
+	t.Cleanup(stop)
+	return stop
+}
+
+// write puts a file under the node's folder.
+func (n *node) write(t *testing.T, path, text string) {
+	t.Helper()
+	path = filepath.Join(n.dir, path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// until waits for something that comes about in the background.
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	deadline, tick := time.After(30*time.Second), time.NewTicker(5*time.Millisecond)
+	defer tick.Stop()
+	for !is() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("after 30 s still not: %s", what)
+		}
+	}
+}
+
+// set is a policy for each list of authorities (YAML, indented by two).
+func set(t *testing.T, authorities ...string) *policy.Set {
+	t.Helper()
+	var docs []policy.Documents
+	for i, a := range authorities {
+		text := fmt.Sprintf("apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata:\n  name: p%d\nspec:\n  images:\n  - glob: \"**\"\n  authorities:\n%s\n", i, a)
+		d, err := policy.Parse("policy.yaml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		docs = append(docs, d)
+	}
+	return with(t, docs...)
+}
+
+func with(t *testing.T, docs ...policy.Documents) *policy.Set {
+	t.Helper()
+	s, err := policy.NewSet(docs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func keyOf(s *policy.Set) *policy.Key         { return s.Policies()[0].Authorities[0].Key }
+func keylessOf(s *policy.Set) *policy.Keyless { return s.Policies()[0].Authorities[0].Keyless }
+func ruleOf(s *policy.Set) *policy.Rule       { return s.Policies()[0].Authorities[0].Attestations[0].Rule }
+
+func kmsPolicy(t *testing.T, uri string) *policy.Set {
+	t.Helper()
+	return set(t, "  - key:\n      kms: "+uri)
+}
+
+const secretPolicy = "  - key:\n      secretRef:\n        name: cosign"
+
+func newKey(t *testing.T) (crypto.PublicKey, string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.Public(), pemOf(t, key.Public())
+}
+
+func pemOf(t *testing.T, key crypto.PublicKey) string {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+}
+
+// mustBe checks that the set's key is this one and no other.
+func mustBe(t *testing.T, n *node, s *policy.Set, want crypto.PublicKey) {
+	t.Helper()
+	keys, err := n.Resolve(s).Keys(keyOf(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(keys) != 1 || !keys[0].Key.(interface{ Equal(crypto.PublicKey) bool }).Equal(want) {
+		t.Errorf("%d keys, or another one", len(keys))
+	}
+}
+
+// isKey reports whether that is so by now.
+func isKey(n *node, s *policy.Set, want crypto.PublicKey) func() bool {
+	return func() bool {
+		keys, err := n.Resolve(s).Keys(keyOf(s))
+		return err == nil && len(keys) == 1 && keys[0].Key.(interface{ Equal(crypto.PublicKey) bool }).Equal(want)
+	}
+}
+
+// mustFail checks that an error is of the class and says why.
+func mustFail(t *testing.T, err, class error, words string) {
+	t.Helper()
+	if !errors.Is(err, class) || !strings.Contains(err.Error(), words) {
+		t.Errorf("error is %v, want one that is %q and says %q", err, class, words)
+	}
+	for _, other := range []error{ErrMissing, ErrUnavailable, ErrInvalid} {
+		if !errors.Is(other, class) && errors.Is(err, other) {
+			t.Errorf("error %v is also %q", err, other)
+		}
+	}
+}
+
+// state finds how things stand with something.
+func (n *node) find(t *testing.T, kind, name string) State {
+	t.Helper()
+	for _, s := range n.Status() {
+		if s.Kind == kind && s.Name == name {
+			return s
+		}
+	}
+	t.Fatalf("no state of %s %s among %+v", kind, name, n.Status())
+	return State{}
+}
+
+// weakModulus is of a key that everybody can break.
+func weakModulus(t *testing.T) *big.Int {
+	t.Helper()
+	p, err := rand.Prime(rand.Reader, 512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := rand.Prime(rand.Reader, 512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.Mul(p, q)
+}
+
+// twoKeys is a kept file with a key too many.
+func twoKeys(t *testing.T, uri string) []byte {
+	t.Helper()
+	_, a := newKey(t)
+	_, b := newKey(t)
+	file, err := json.Marshal(keptKey{URI: uri, PEM: a + b, Fetched: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
