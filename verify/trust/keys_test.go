@@ -69,7 +69,7 @@ func TestKMSKeyIsUsedWhileTheServiceIsAwayAndAfterARestart(t *testing.T) {
 			again := newNode(t, n.dir, n.cache)
 			mustBe(t, again, p, key)
 			for _, it := range again.items {
-				it.limit = 2 * time.Second // the libraries try again for as long as they may
+				it.limit = time.Second // the libraries try again for as long as they may
 			}
 			again.FetchNow(t.Context(), p)
 			mustBe(t, again, p, key)
@@ -89,7 +89,7 @@ func TestKMSThatWasNeverReachedIsCouldNotVerify(t *testing.T) {
 			n, p := fresh(t), kmsPolicy(t, s.URI(name))
 			n.Resolve(p)
 			for _, it := range n.items {
-				it.limit = 2 * time.Second
+				it.limit = time.Second
 			}
 			snapshot := n.Resolve(p)
 			n.FetchNow(t.Context(), p)
