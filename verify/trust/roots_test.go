@@ -345,7 +345,11 @@ func TestCACertThatIsNoAuthorityIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := parseAuthorities(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw})); err == nil || !strings.Contains(err.Error(), "not that of a certificate authority") {
-		t.Errorf("error is %v", err)
+	saysSo := rootCert(t, func(c *x509.Certificate) { c.IsCA = false })
+	for name, c := range map[string]*x509.Certificate{"of a signer": leaf, "that says so": saysSo} {
+		data := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+		if _, err := parseAuthorities(data); err == nil || !strings.Contains(err.Error(), "not that of a certificate authority") {
+			t.Errorf("%s: error is %v", name, err)
+		}
 	}
 }
