@@ -206,6 +206,8 @@ func TestPolicyLanguage(t *testing.T) {
 		l.wantSoon("the secret to count", "a key in a secret that is not here", "signed/release")
 	})
 
+	all := l.save(t, rows)
+
 	// What follows needs none of them, or cannot be known without.
 	for _, service := range []*sigstore.Service{l.sigstore.Fulcio, l.sigstore.Rekor, l.sigstore.TSA, vault.Service} {
 		service.Stop()
@@ -219,4 +221,8 @@ func TestPolicyLanguage(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, restarted %t", r.rule, restarted), func(t *testing.T) { l.judge(t, r) })
 		}
 	}
+	for _, registry := range []*harness.Registry{l.Registry, private} {
+		registry.Stop()
+	}
+	l.testSaved(t, all)
 }
