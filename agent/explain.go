@@ -86,7 +86,7 @@ func printPolicies(w io.Writer, v verify.Verdict) error {
 		_, err := fmt.Fprintf(w, "\nno policy matches this image; policies.noMatch is %s\n", v.NoMatch)
 		return err
 	}
-	return errors.Join(printAuthorities(w, v), printFailedRules(w, v), printSigners(w, v), printAttestations(w, v))
+	return errors.Join(printAuthorities(w, v), printRules(w, v), printSigners(w, v), printAttestations(w, v))
 }
 
 func result(passed bool) string {
@@ -133,15 +133,26 @@ func by(s sigstore.Signer) string {
 	return s.KeyFingerprint
 }
 
-// printFailedRules tells of policies whose authorities were content: what failed is the policy's own rule.
-func printFailedRules(w io.Writer, v verify.Verdict) error {
-	t := table(w, "POLICY", "WHY IT FAILED ALTHOUGH AN AUTHORITY PASSED")
+// printRules tells of what rules said: those of policies whose authorities were content, and warnings of any.
+func printRules(w io.Writer, v verify.Verdict) error {
+	failed := table(w, "POLICY", "WHY IT FAILED ALTHOUGH AN AUTHORITY PASSED")
+	warned := table(w, "POLICY", "WARNING")
 	for _, p := range v.Policies {
 		if _, ok := p.Authority(); ok && !p.Passed {
-			t.row(p.Policy, p.Reason)
+			failed.row(p.Policy, p.Reason)
+		}
+		if p.Warning != "" {
+			warned.row(p.Policy, p.Warning)
+		}
+		for _, a := range p.Authorities {
+			for _, att := range a.Attestations {
+				if att.Warning != "" {
+					warned.row(p.Policy, fmt.Sprintf("attestation %q: %s", att.Name, att.Warning))
+				}
+			}
 		}
 	}
-	return t.flush()
+	return errors.Join(failed.flush(), warned.flush())
 }
 
 // printSigners tells who signed what was accepted.
