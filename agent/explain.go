@@ -2,13 +2,18 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/cosentry/cosentry/agent/gate"
 	"github.com/cosentry/cosentry/verify"
+	"github.com/cosentry/cosentry/verify/sigstore"
 )
 
 // explanation is what `verify -o json` and `policy test -o json` print; docs/verify-json.md describes it. Decision is what a
@@ -81,29 +86,136 @@ func printPolicies(w io.Writer, v verify.Verdict) error {
 		_, err := fmt.Fprintf(w, "\nno policy matches this image; policies.noMatch is %s\n", v.NoMatch)
 		return err
 	}
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "\nPOLICY\tMODE\tRESULT\tAUTHORITY\tKIND\tRESULT\tWHY")
-	result := func(passed bool) string {
-		if passed {
-			return "pass"
-		}
-		return "fail"
+	return errors.Join(printAuthorities(w, v), printRules(w, v), printSigners(w, v), printAttestations(w, v))
+}
+
+func result(passed bool) string {
+	if passed {
+		return "pass"
 	}
+	return "FAIL"
+}
+
+func printAuthorities(w io.Writer, v verify.Verdict) error {
+	t := table(w, "POLICY", "MODE", "RESULT", "AUTHORITY", "KIND", "RESULT", "FOUND", "WHY")
 	for _, p := range v.Policies {
 		for i, a := range p.Authorities {
-			why := a.Reason
-			if a.Passed && a.KeyFingerprint != "" {
-				why = a.Form + " signature by " + a.KeyFingerprint
-			}
 			name, mode, res := p.Policy, p.Mode, result(p.Passed)
 			if i > 0 {
 				name, mode, res = "", "", ""
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, mode, res, gate.Printable(a.Authority), a.Kind, result(a.Passed), gate.Printable(why))
+			t.row(name, mode, res, a.Authority, a.Kind, result(a.Passed), strconv.Itoa(a.Found), why(a))
 		}
 	}
-	return t.Flush()
+	return t.flush()
 }
+
+// why says in one line why an authority is of its opinion.
+func why(a verify.AuthorityResult) string {
+	if !a.Passed || len(a.Signers) == 0 {
+		return a.Reason
+	}
+	words := a.Form + " signature by " + by(a.Signers[0])
+	if len(a.Attestations) > 0 {
+		words = fmt.Sprintf("%d attestations by %s", len(a.Attestations), by(a.Signers[0]))
+	}
+	if n := len(a.Signers) - 1; n > 0 {
+		words += fmt.Sprintf(" and %d more", n)
+	}
+	return words
+}
+
+// by names a signer as briefly as it can be done.
+func by(s sigstore.Signer) string {
+	if s.Subject != "" {
+		return s.Subject
+	}
+	return s.KeyFingerprint
+}
+
+// printRules tells of what rules said: those of policies whose authorities were content, and warnings of any.
+func printRules(w io.Writer, v verify.Verdict) error {
+	failed := table(w, "POLICY", "WHY IT FAILED ALTHOUGH AN AUTHORITY PASSED")
+	warned := table(w, "POLICY", "WARNING")
+	for _, p := range v.Policies {
+		if _, ok := p.Authority(); ok && !p.Passed {
+			failed.row(p.Policy, p.Reason)
+		}
+		if p.Warning != "" {
+			warned.row(p.Policy, p.Warning)
+		}
+		for _, a := range p.Authorities {
+			for _, att := range a.Attestations {
+				if att.Warning != "" {
+					warned.row(p.Policy, fmt.Sprintf("attestation %q: %s", att.Name, att.Warning))
+				}
+			}
+		}
+	}
+	return errors.Join(failed.flush(), warned.flush())
+}
+
+// printSigners tells who signed what was accepted.
+func printSigners(w io.Writer, v verify.Verdict) error {
+	t := table(w, "POLICY", "AUTHORITY", "SIGNED BY", "ISSUER", "FORM", "LOG INDEX", "LOG TIME", "TIMESTAMP")
+	clock := func(at *time.Time) string {
+		if at == nil {
+			return ""
+		}
+		return at.UTC().Format(time.RFC3339)
+	}
+	for _, p := range v.Policies {
+		for _, a := range p.Authorities {
+			for _, s := range a.Signers {
+				index := ""
+				if s.LogIndex != nil {
+					index = strconv.FormatInt(*s.LogIndex, 10)
+				}
+				t.row(p.Policy, a.Authority, by(s), s.Issuer, s.Form, index, clock(s.LogTime), clock(s.Timestamp))
+			}
+		}
+	}
+	return t.flush()
+}
+
+// printAttestations tells what became of the attestations that were asked for.
+func printAttestations(w io.Writer, v verify.Verdict) error {
+	t := table(w, "POLICY", "AUTHORITY", "ATTESTATION", "TYPE", "RESULT", "WHY")
+	for _, p := range v.Policies {
+		for _, a := range p.Authorities {
+			for _, att := range a.Attestations {
+				t.row(p.Policy, a.Authority, att.Name, att.PredicateType, result(att.Passed), att.Reason)
+			}
+		}
+	}
+	return t.flush()
+}
+
+// sheet is a table that is not printed if it has no rows. What is in it may be a stranger's words.
+type sheet struct {
+	*tabwriter.Writer
+	heads []string
+	some  bool
+}
+
+func table(w io.Writer, heads ...string) *sheet {
+	return &sheet{Writer: tabwriter.NewWriter(w, 0, 8, 2, ' ', 0), heads: heads}
+}
+
+func (s *sheet) row(cells ...string) {
+	if !s.some {
+		s.some = true
+		fmt.Fprintln(s, "\n"+strings.Join(s.heads, "\t"))
+	}
+	for i, c := range cells {
+		if cells[i] = gate.Printable(c); c == "" && i > 2 {
+			cells[i] = "-"
+		}
+	}
+	fmt.Fprintln(s, strings.Join(cells, "\t"))
+}
+
+func (s *sheet) flush() error { return s.Flush() }
 
 // progress returns a function that shows what is being waited for, on a terminal; an empty
 // text ends the show.

@@ -136,3 +136,41 @@ func TestNamespacesOfARunningAgent(t *testing.T) {
 	}
 	p.stop(t)
 }
+
+// TestStatusOfWhatPoliciesReferTo: a secret that is not there does not break the policies, and is told of until it is.
+func TestStatusOfWhatPoliciesReferTo(t *testing.T) {
+	p := newProcess(t, "")
+	write(t, p.dir+"/policies/a.yaml", `apiVersion: policy.sigstore.dev/v1beta1
+kind: ClusterImagePolicy
+metadata: {name: by-secret}
+spec:
+  images: [{glob: "registry.example/**"}]
+  authorities: [{key: {secretRef: {name: release}}}]
+`)
+	critest.Serve(t, p.dir+"/r.sock", critest.NewRuntime(0))
+	p.start(t)
+	p.eventually(t, "the runtime answers", func() bool { return callVersion(t, p.socket) == nil })
+	unusable := func() (n int) {
+		for _, s := range p.status(t).Trust {
+			if s.Kind == trust.KindSecret && !s.OK {
+				n++
+			}
+		}
+		return n
+	}
+	if n := unusable(); n != 1 {
+		t.Fatalf("%d secrets are not usable: %+v", n, p.status(t).Trust)
+	}
+	if out, _, code := command(t, "status", "--config", p.dir+"/config.yaml"); code != 0 || !strings.Contains(out, "NOT USABLE") || !strings.Contains(out, "release") {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	if body, _ := p.get(t, "/metrics"); !strings.Contains(body, `cosentry_trust_unusable{kind="secret"} 1`) {
+		t.Error("the metric does not tell")
+	}
+	write(t, p.dir+"/secrets/cosign-system/release/cosign.pub", newSigned(t).publicKey)
+	p.eventually(t, "the secret is there", func() bool { return unusable() == 0 })
+	if body, _ := p.get(t, "/metrics"); !strings.Contains(body, `cosentry_trust_unusable{kind="secret"} 0`) {
+		t.Error("the metric still tells")
+	}
+	p.stop(t)
+}

@@ -3,7 +3,6 @@ package integration
 import (
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,18 +14,11 @@ import (
 func TestSignedByTheCosignCommand(t *testing.T) {
 	tools, err := harness.FindTools("cosign")
 	must(t, err)
-	scratch := t.TempDir()
-	cosign := func(args ...string) {
-		t.Helper()
-		cmd := exec.CommandContext(t.Context(), tools.Cosign, args...)
-		cmd.Dir = scratch
-		cmd.Env = append(os.Environ(), "COSIGN_PASSWORD=", "COSIGN_YES=true", "TUF_ROOT="+filepath.Join(scratch, "tuf"))
-		if output, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("cosign %s: %v\n%s", strings.Join(args, " "), err, output)
-		}
-	}
-	cosign("generate-key-pair")
-	public, err := os.ReadFile(filepath.Join(scratch, "cosign.pub"))
+	cosign, err := harness.NewCosign(tools, t.TempDir())
+	must(t, err)
+	_, err = cosign.Run(t.Context(), "generate-key-pair")
+	must(t, err)
+	public, err := os.ReadFile(filepath.Join(cosign.Dir, "cosign.pub"))
 	must(t, err)
 	w := newWorld(t, func(w *world, s *harness.Settings) {
 		s.Policies = map[string]string{"signed.yaml": harness.KeyPolicy("signed", "127.0.0.1:*/**", string(public))}
@@ -37,7 +29,8 @@ func TestSignedByTheCosignCommand(t *testing.T) {
 	for form, flags := range map[string][]string{"classic": nil, "bundle": {"--new-bundle-format"}} {
 		for _, registry := range []*harness.Registry{w.Registry, plain} {
 			digest := pushTo(t, w, registry, form+":1")
-			cosign(append(append([]string{"sign", "--key", "cosign.key", "--tlog-upload=false"}, flags...), digest.String())...)
+			_, err := cosign.Run(t.Context(), append(append([]string{"sign", "--key", "cosign.key", "--tlog-upload=false"}, flags...), digest.String())...)
+			must(t, err)
 			w.wantRun(t, registry.Addr+"/"+form+":1", "hello from "+form+":1")
 		}
 	}

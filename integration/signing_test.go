@@ -61,8 +61,8 @@ func newSigners(t testing.TB, tools harness.Tools, dir string) *signers {
 	return &signers{t: t, cosign: cosign, sigstore: instance, trustedRoot: trustedRoot}
 }
 
-// run runs the command, which must succeed.
-func (s *signers) run(args ...string) string {
+// do runs the command, which must succeed.
+func (s *signers) do(args ...string) string {
 	s.t.Helper()
 	output, err := s.cosign.Run(s.t.Context(), args...)
 	must(s.t, err)
@@ -72,7 +72,7 @@ func (s *signers) run(args ...string) string {
 // key has the command generate a key.
 func (s *signers) key(name string) signer {
 	s.t.Helper()
-	s.run("generate-key-pair", "--output-key-prefix", name)
+	s.do("generate-key-pair", "--output-key-prefix", name)
 	return s.named(name)
 }
 
@@ -90,8 +90,14 @@ func (s *signers) imported(name string, key crypto.Signer) signer {
 	must(s.t, err)
 	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	must(s.t, os.WriteFile(filepath.Join(s.cosign.Dir, name+".pem"), text, 0o600))
-	s.run("import-key-pair", "--key", name+".pem", "--output-key-prefix", name)
-	return s.named(name)
+	s.do("import-key-pair", "--key", name+".pem", "--output-key-prefix", name)
+	by := s.named(name)
+	if k, ok := key.Public().(*ecdsa.PublicKey); ok && k.Curve == elliptic.P384() {
+		by.verify = append(by.verify, "--signature-digest-algorithm", "sha384")
+	} else if ok && k.Curve == elliptic.P521() {
+		by.verify = append(by.verify, "--signature-digest-algorithm", "sha512")
+	}
+	return by
 }
 
 // keyless signs as who, at this sigstore.
@@ -146,8 +152,8 @@ func (h how) verifyFlags(s *signers) []string {
 // accept would show nothing.
 func (s *signers) sign(image name.Digest, by signer, h how, flags ...string) {
 	s.t.Helper()
-	s.run(slices.Concat([]string{"sign"}, by.sign, h.signFlags(s), flags, []string{image.String()})...)
-	s.run(slices.Concat([]string{"verify"}, by.verify, h.verifyFlags(s), []string{image.String()})...)
+	s.do(slices.Concat([]string{"sign"}, by.sign, h.signFlags(s), flags, []string{image.String()})...)
+	s.do(slices.Concat([]string{"verify"}, by.verify, h.verifyFlags(s), []string{image.String()})...)
 }
 
 // attest has the command attest to an image, and then verify it.
@@ -156,8 +162,8 @@ func (s *signers) attest(image name.Digest, by signer, h how, predicateType, pre
 	file := filepath.Join(s.cosign.Dir, "predicate.json")
 	must(s.t, os.WriteFile(file, []byte(predicate), 0o600))
 	kind := []string{"--type", predicateType}
-	s.run(slices.Concat([]string{"attest", "--predicate", file}, kind, by.sign, h.signFlags(s), []string{image.String()})...)
-	s.run(slices.Concat([]string{"verify-attestation"}, kind, by.verify, h.verifyFlags(s), []string{image.String()})...)
+	s.do(slices.Concat([]string{"attest", "--predicate", file}, kind, by.sign, h.signFlags(s), []string{image.String()})...)
+	s.do(slices.Concat([]string{"verify-attestation"}, kind, by.verify, h.verifyFlags(s), []string{image.String()})...)
 }
 
 func mustKey[K crypto.Signer](t testing.TB, key K, err error) crypto.Signer {

@@ -194,7 +194,8 @@ func (g *Gate) record(r request, v verify.Verdict, err error, decision string) a
 	}
 	for _, p := range v.Policies {
 		result := audit.PolicyResult{Policy: p.Policy, Mode: p.Mode, Result: "fail", Reason: p.Reason}
-		if a, ok := p.Authority(); ok {
+		// An authority may pass and the policy's own rule fail.
+		if a, ok := p.Authority(); ok && p.Passed {
 			result.Result, result.Authority, result.KeyFingerprint = "pass", a.Authority, a.KeyFingerprint
 			if len(a.Signers) > 0 {
 				result.Issuer, result.Subject = a.Signers[0].Issuer, a.Signers[0].Subject

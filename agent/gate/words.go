@@ -150,16 +150,27 @@ func remedy(v verify.Verdict) string {
 	if v.NoMatch != "" {
 		return "Ask the node's owner for a policy that matches it"
 	}
+	static := func(a verify.AuthorityResult) bool { return a.Kind == "static" }
+	attested := func(a verify.AuthorityResult) bool { return len(a.Attestations) > 0 }
 	for _, p := range v.Policies {
 		if p.Passed || p.Mode != policy.Enforce.String() {
 			continue
 		}
-		static := func(a verify.AuthorityResult) bool { return a.Kind == "static" }
-		if slices.ContainsFunc(p.Authorities, static) && !slices.ContainsFunc(p.Authorities, func(a verify.AuthorityResult) bool { return !static(a) }) {
+		_, good := p.Authority()
+		switch {
+		case good:
+			return "It is signed; see to what the policy's own rule asks for"
+		case every(p.Authorities, static):
 			return "Ask the node's owner for a policy that accepts it"
+		case every(p.Authorities, attested):
+			return "Attach the attestations that are asked for"
 		}
 	}
 	return "Sign it"
+}
+
+func every(all []verify.AuthorityResult, is func(verify.AuthorityResult) bool) bool {
+	return len(all) > 0 && !slices.ContainsFunc(all, func(a verify.AuthorityResult) bool { return !is(a) })
 }
 
 // reason is what the record says: the same, without the advice.

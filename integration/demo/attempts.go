@@ -132,6 +132,32 @@ var attempts = []attempt{
 		prints: "hello from a bundle",
 	},
 	{
+		tried: "an image signed without a key, by the release workflow",
+		prepare: func(ctx context.Context, s *stage) (harness.Container, error) {
+			err := s.pushSignedAs(ctx, "released/app:1.0", "hello from a workflow", workflow)
+			return harness.Container{Image: s.image("released/app:1.0")}, err
+		},
+		prints: "hello from a workflow",
+	},
+	{
+		tried: "an image signed without a key, by a workflow of somebody else's",
+		prepare: func(ctx context.Context, s *stage) (harness.Container, error) {
+			other := workflow
+			other.URI = strings.Replace(workflow.URI, "/example/", "/example-fork/", 1)
+			err := s.pushSignedAs(ctx, "released/fork:1.0", "hello from a fork", other)
+			return harness.Container{Image: s.image("released/fork:1.0")}, err
+		},
+		at: pull, refused: harness.Refused,
+	},
+	{
+		tried: "a signed image without the provenance that its policy asks for",
+		prepare: func(ctx context.Context, s *stage) (harness.Container, error) {
+			_, err := s.push(ctx, "attested/app:1.0", "signed and no more", classic)
+			return harness.Container{Image: s.image("attested/app:1.0")}, err
+		},
+		at: pull, refused: harness.Refused,
+	},
+	{
 		tried: "an unsigned image",
 		prepare: func(ctx context.Context, s *stage) (harness.Container, error) {
 			_, err := s.push(ctx, "unsigned:1.0", "unsigned", unsigned)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cosentry/cosentry/integration/harness"
+	"github.com/cosentry/cosentry/integration/sigstore"
 )
 
 // stage is the node that the attempts are made on.
@@ -21,6 +23,7 @@ type stage struct {
 	kubelet        *harness.Kubelet
 	release        *harness.Key
 	stranger       *harness.Key
+	sigstore       *sigstore.Instance
 	runtimeVersion string
 	pods           int
 }
@@ -37,8 +40,24 @@ func newStage(ctx context.Context, tools harness.Tools) (*stage, error) {
 	if s.stranger, err = harness.NewKey(); err != nil {
 		return nil, err
 	}
-	policy := harness.KeyPolicy("prod-signed", s.node.Registry.Addr+"/**", s.release.PublicPEM)
-	s.agent, s.kubelet, err = s.node.Cosentry(harness.Settings{Policies: map[string]string{"prod-signed.yaml": policy}})
+	if s.sigstore, err = sigstore.New(); err != nil {
+		return nil, err
+	}
+	_, trustedRoot, err := s.sigstore.Environment(filepath.Join(s.node.Dir, "sigstore"))
+	if err != nil {
+		return nil, err
+	}
+	addr := s.node.Registry.Addr
+	prod := harness.KeyPolicy("prod-signed", addr+"/*", s.release.PublicPEM)
+	attested := harness.KeyPolicy("attested", addr+"/attested/*", s.release.PublicPEM)
+	s.agent, s.kubelet, err = s.node.Cosentry(harness.Settings{
+		Policies: map[string]string{
+			"prod-signed.yaml": prod, "released.yaml": released(addr + "/released/*"), "attested.yaml": attested + provenance,
+		},
+		Edit: func(config map[string]any) {
+			config["trust"].(map[string]any)["roots"] = []any{map[string]any{"name": "demo", "file": trustedRoot}}
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -49,6 +68,39 @@ func newStage(ctx context.Context, tools harness.Tools) (*stage, error) {
 	s.runtimeVersion = version.RuntimeVersion
 	return s, nil
 }
+
+// workflow is the identity that the policy released accepts: what a CI job proves in place of holding a key.
+var workflow = sigstore.Identity{
+	Issuer: "https://token.actions.githubusercontent.com",
+	URI:    "https://github.com/example/app/.github/workflows/release.yaml@refs/tags/v1.0",
+}
+
+// released is a policy that asks for the workflow's signature.
+func released(glob string) string {
+	return fmt.Sprintf(`apiVersion: policy.sigstore.dev/v1beta1
+kind: ClusterImagePolicy
+metadata:
+  name: released
+spec:
+  images:
+    - glob: %q
+  authorities:
+    - name: release-workflow
+      keyless:
+        trustRootRef: demo
+        identities:
+          - issuer: %s
+            subject: %s
+      ctlog:
+        trustRootRef: demo
+`, glob, workflow.Issuer, workflow.URI)
+}
+
+// provenance is what the policy attested asks for beside a key.
+const provenance = `      attestations:
+        - name: built-by-us
+          predicateType: slsaprovenance
+`
 
 // form is how an image is signed.
 type form int
@@ -87,6 +139,23 @@ func (s *stage) pushImage(ctx context.Context, path string, img v1.Image, f form
 	case unsigned:
 	}
 	return digest, err
+}
+
+// pushSignedAs pushes an image that who signed without a key.
+func (s *stage) pushSignedAs(ctx context.Context, path, words string, who sigstore.Identity) error {
+	digest, err := s.push(ctx, path, words, unsigned)
+	if err != nil {
+		return err
+	}
+	statement, err := harness.StatementAbout(digest)
+	if err != nil {
+		return err
+	}
+	bundle, err := s.sigstore.Bundle(ctx, who, statement)
+	if err != nil {
+		return err
+	}
+	return s.node.Registry.AttachSignature(digest, bundle)
 }
 
 // pullAround puts an image on the node as someone does who has containerd's own socket.

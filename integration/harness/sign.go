@@ -70,7 +70,7 @@ func (k *Key) SignClassic(ctx context.Context, r *Registry, image name.Digest) e
 // SignBundle adds a sigstore bundle that refers to the image: by the referrers
 // API where the registry has it, otherwise by the fallback tag.
 func (k *Key) SignBundle(ctx context.Context, r *Registry, image name.Digest) error {
-	statement, err := statementAbout(image)
+	statement, err := StatementAbout(image)
 	if err != nil {
 		return fmt.Errorf("signing %s: %w", image, err)
 	}
@@ -83,15 +83,20 @@ func (k *Key) SignBundle(ctx context.Context, r *Registry, image name.Digest) er
 	if err != nil {
 		return fmt.Errorf("signing %s: %w", image, err)
 	}
+	return r.AttachSignature(image, data)
+}
+
+// AttachSignature has a bundle, in JSON, refer to the image.
+func (r *Registry) AttachSignature(image name.Digest, bundle []byte) error {
 	options := ociremote.WithRemoteOptions(r.auth())
-	if err := ociremote.WriteAttestationNewBundleFormat(image, data, types.CosignSignPredicateType, options); err != nil {
+	if err := ociremote.WriteAttestationNewBundleFormat(image, bundle, types.CosignSignPredicateType, options); err != nil {
 		return fmt.Errorf("writing the signature of %s: %w", image, err)
 	}
 	return nil
 }
 
-// statementAbout is the in-toto statement that cosign signs: the digest alone.
-func statementAbout(image name.Digest) ([]byte, error) {
+// StatementAbout is the in-toto statement that cosign signs: the digest alone.
+func StatementAbout(image name.Digest) ([]byte, error) {
 	algorithm, value, _ := bytes.Cut([]byte(image.DigestStr()), []byte(":"))
 	return json.Marshal(map[string]any{
 		"_type":         "https://in-toto.io/Statement/v1",

@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"bytes"
 	"fmt"
 	"log/slog"
 	"os"
@@ -236,7 +237,7 @@ func TestLargeAttestationsAreKept(t *testing.T) {
 	e.Attestations[0].Payload = make([]byte, 4<<20)
 	e.Attestations[0].Source = digest.FromBytes(e.Attestations[0].Payload)
 	s.Keep(e)
-	if got := s.Recall(e.question()); got == nil || cmp.Diff(e, got, sameMaterial) != "" {
+	if got := s.Recall(e.question()); got == nil || !bytes.Equal(got.Attestations[0].Payload, e.Attestations[0].Payload) {
 		t.Error("not kept")
 	}
 	e = attestedEvidence(2)

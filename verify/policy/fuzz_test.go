@@ -17,6 +17,7 @@ func TestExampleDocuments(t *testing.T) {
 		"key-and-static.yaml": {"deny-legacy", "platform", "prod-signed"},
 		"list.yaml":           {"any-of-two"},
 		"keyless.yaml":        {"keyless-attestations"},
+		"shapes.yaml":         {"by-a-key-in-aws", "by-a-key-in-gcp", "released-by-the-ci", "two-of-them", "with-a-bill-of-materials"},
 	} {
 		data, err := os.ReadFile(filepath.Join("testdata", file))
 		if err != nil {

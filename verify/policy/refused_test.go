@@ -124,6 +124,15 @@ func TestAuthorityRefused(t *testing.T) {
 	}
 }
 
+// A type that is accepted here and not known where attestations are read would be one that nothing can be of.
+func TestPredicateTypesAreThoseThatAreRead(t *testing.T) {
+	for _, short := range predicateTypes {
+		if _, ok := rules.PredicateURI(short); !ok {
+			t.Errorf("%s is accepted and not known to the rules", short)
+		}
+	}
+}
+
 func TestKMSReferences(t *testing.T) {
 	id := "1234abcd-12ab-34cd-56ef-1234567890ab"
 	for _, good := range []string{

@@ -72,7 +72,7 @@ func TestRevisionChangesWithEveryFieldThereIs(t *testing.T) {
 	if again := revision(setOfAll(everyField(t))); again != start {
 		t.Fatal("the same documents have two revisions")
 	}
-	count := 0
+	count, seen := 0, map[string]string{start: "nothing"}
 	for n := 0; ; n++ {
 		all, w := everyField(t), walk{stop: n}
 		w.visit(reflect.ValueOf(&all).Elem(), "")
@@ -80,9 +80,11 @@ func TestRevisionChangesWithEveryFieldThereIs(t *testing.T) {
 			break
 		}
 		count++
-		if got := revision(setOfAll(all)); got == start {
-			t.Errorf("%s is not in the revision", w.path)
+		got := revision(setOfAll(all))
+		if twin, ok := seen[got]; ok {
+			t.Errorf("changing %s gives the revision of changing %s", w.path, twin)
 		}
+		seen[got] = w.path
 	}
 	if count < 150 {
 		t.Errorf("only %d changes were tried", count)
@@ -236,6 +238,7 @@ func TestNewSetRefusesHalfDocuments(t *testing.T) {
 		"identity with two issuers":       func(d *Documents) { d.Policies[0].Authorities[3].Keyless.Identities[1].Issuer = "x" },
 		"empty ca-cert":                   func(d *Documents) { d.Policies[0].Authorities[3].Keyless.CA = &Certificates{} },
 		"ca-cert twice":                   func(d *Documents) { d.Policies[0].Authorities[4].Keyless.CA.PEM = "x" },
+		"ca-cert that leads elsewhere":    func(d *Documents) { d.Policies[0].Authorities[4].Keyless.CA.Secret.Name = ".." },
 		"attestation without type":        func(d *Documents) { d.Policies[0].Authorities[3].Attestations[0].PredicateType = "" },
 		"attestation without name":        func(d *Documents) { d.Policies[0].Authorities[3].Attestations[0].Name = "" },
 		"attestation with an empty rule":  func(d *Documents) { d.Policies[0].Authorities[3].Attestations[0].Rule = &Rule{} },

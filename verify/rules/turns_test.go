@@ -14,11 +14,11 @@ const (
 	runawayRego = `
 package sigstore
 isCompliant {
-	count([1 | a := numbers.range(1, 400)[_]; b := numbers.range(1, 400)[_]; a + b < 0]) == 0
+	count([1 | a := numbers.range(1, 120)[_]; b := numbers.range(1, 120)[_]; a + b < 0]) == 0
 }`
 	runawayCUE = `
 import "list"
-n: list.Range(0, 250, 1)
+n: list.Range(0, 100, 1)
 c: len([for a in n for b in n if a+b < 0 {1}])`
 )
 

@@ -179,11 +179,56 @@ func TestTheChainBesideASignature(t *testing.T) {
 	th := w.make(k, appDigest, w.all(k))
 	delete(th.classic.Annotations, "dev.sigstore.cosign/chain")
 	checkRefused(t, k, d, th, sigstore.UntrustedCertificate)
+	by := w.all(k)
+	by.Certificate.Unlisted = true
+	checkAccepted(t, k, d, w.make(k, appDigest, by))
+	checkRefused(t, k, w.demand(k), w.make(k, appDigest, by), sigstore.UntrustedCertificate)
 	// A chain that ends in a stranger's root makes nobody trusted.
 	stranger := newWorkshop(t)
-	by := stranger.all(k)
+	by = stranger.all(k)
 	by.LogBy, by.TimestampBy, by.Certificate.SCTBy = w.Sigstore, w.Sigstore, w.Sigstore
 	checkRefused(t, k, d, stranger.make(k, appDigest, by), sigstore.UntrustedCertificate)
+}
+
+// A bundle of version 0.1 has the log's promise, a later one its proof, and may have both.
+func TestWhatABundlesVersionDemandsOfItsLogEntry(t *testing.T) {
+	w := newWorkshop(t)
+	const base = "application/vnd.dev.sigstore.bundle"
+	for _, c := range []struct {
+		mediaType, without string
+		accepted           bool
+	}{
+		{base + "+json;version=0.1", "", true}, {base + "+json;version=0.1", "inclusionProof", true}, {base + "+json;version=0.1", "inclusionPromise", false},
+		{base + "+json;version=0.2", "", true}, {base + "+json;version=0.2", "inclusionProof", false},
+		{base + "+json;version=0.3", "", true}, {base + ".v0.3+json", "", true}, {base + ".v0.3+json", "inclusionProof", false},
+		{base + ".v0.4+json", "", false},
+	} {
+		for _, k := range kinds() {
+			if !k.bundle {
+				continue
+			}
+			th := w.make(k, appDigest, w.all(k))
+			th.json(func(m map[string]any) {
+				m["mediaType"] = c.mediaType
+				delete(object(m, "verificationMaterial", "tlogEntries", 0), c.without)
+			})
+			if got, tally := judge(t, k, w.demand(k), th); (len(got) == 1) != c.accepted {
+				t.Errorf("%v, %s without %q: %s", k, c.mediaType, c.without, tally.Why())
+			}
+		}
+	}
+	// Without the promise there is proof that a log holds it, and none of when.
+	k := kind{bundle: true, keyless: true}
+	th := w.make(k, appDigest, w.all(k))
+	th.json(func(m map[string]any) {
+		delete(object(m, "verificationMaterial", "tlogEntries", 0), "inclusionPromise")
+	})
+	if got := checkAccepted(t, k, w.demand(k), th); got.LogTime != nil || got.LogIndex == nil {
+		t.Errorf("it says %+v", got)
+	}
+	d := w.demand(k)
+	d.Timestamps = nil
+	checkRefused(t, k, d, th, sigstore.NoLogTime)
 }
 
 // Rekor version 2 promises nothing and signs no time: a timestamp must say when.

@@ -191,19 +191,17 @@ func (c *classic) certified(j *judgement, a *Attestation) *refusal {
 	if len(times) == 0 {
 		return refused(NoLogTime)
 	}
+	var chains [][]*x509.Certificate
 	for _, t := range times {
 		if cosign.CheckExpiry(c.cert.Certificate, t) != nil {
 			return refused(NotValidThen)
 		}
-		chains, ok := j.trustedAt(c.cert, t)
-		if !ok {
+		var ok bool
+		if chains, ok = j.trustedAt(c.cert, t); !ok {
 			return refused(NotValidThen)
 		}
-		if r := j.sct(c.cert, chains); r != nil {
-			return r
-		}
 	}
-	return nil
+	return j.sct(c.cert, chains)
 }
 
 type ociSignature = oci.Signature

@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
@@ -69,7 +70,7 @@ func TestKMSKeyIsUsedWhileTheServiceIsAwayAndAfterARestart(t *testing.T) {
 			again := newNode(t, n.dir, n.cache)
 			mustBe(t, again, p, key)
 			for _, it := range again.items {
-				it.limit = 2 * time.Second // the libraries try again for as long as they may
+				it.limit = time.Second // the libraries try again for as long as they may
 			}
 			again.FetchNow(t.Context(), p)
 			mustBe(t, again, p, key)
@@ -89,7 +90,7 @@ func TestKMSThatWasNeverReachedIsCouldNotVerify(t *testing.T) {
 			n, p := fresh(t), kmsPolicy(t, s.URI(name))
 			n.Resolve(p)
 			for _, it := range n.items {
-				it.limit = 2 * time.Second
+				it.limit = time.Second
 			}
 			snapshot := n.Resolve(p)
 			n.FetchNow(t.Context(), p)
@@ -164,6 +165,64 @@ func TestHangingKMSHoldsNothingElseUp(t *testing.T) {
 	}
 	n.start(t)
 	until(t, "the key of the service that answers is there", isKey(n, p, key))
+}
+
+// A library that does not even end with its context is left behind, and not called again until it comes back.
+func TestLibraryThatNeverComesBackHoldsNothingElseUp(t *testing.T) {
+	_, text := newKey(t)
+	n := fresh(t)
+	free, calls := make(chan struct{}), make(chan string, 100)
+	n.fetchKey = func(_ context.Context, uri string) (string, error) {
+		if uri == "hashivault://good" {
+			return text, nil
+		}
+		calls <- uri
+		<-free
+		return text, nil
+	}
+	authorities := []string{"  - key:\n      kms: hashivault://good"}
+	const stuck = 8
+	if stuck <= cap(n.slots) {
+		t.Fatal("fewer keys than places")
+	}
+	for i := range stuck {
+		authorities = append(authorities, "  - key:\n      kms: hashivault://stuck"+string(rune('a'+i)))
+	}
+	p := set(t, authorities...)
+	n.Resolve(p)
+	for id, it := range n.items {
+		if it.limit = 10 * time.Millisecond; strings.HasSuffix(id.name, "good") {
+			it.limit = time.Minute
+		}
+	}
+	n.start(t)
+	until(t, "all are called", func() bool { return len(calls) == stuck })
+	all := func() bool {
+		snapshot := n.Resolve(p)
+		for _, policy := range p.Policies() {
+			if _, err := snapshot.Keys(policy.Authorities[0].Key); err != nil {
+				return false
+			}
+		}
+		return true
+	}
+	until(t, "the good key is there", func() bool { _, err := n.Resolve(p).Keys(keyOf(p)); return err == nil })
+	until(t, "the others have failed", func() bool {
+		failed := 0
+		for _, s := range n.Status() {
+			if strings.Contains(s.Error, "no answer within") {
+				failed++
+			}
+		}
+		return failed == stuck
+	})
+	n.later(time.Hour)
+	n.FetchNow(t.Context(), p)
+	if len(calls) != stuck {
+		t.Errorf("%d calls while %d have not come back", len(calls), stuck)
+	}
+	close(free)
+	until(t, "all are there", func() bool { n.later(time.Hour); return all() })
 }
 
 // What is in CacheDir is believed, so it must be the agent's own.

@@ -34,6 +34,8 @@ type Certificate struct {
 	SCTBy *Sigstore
 	// SCTOf takes the SCT from a certificate that differs in its subject.
 	SCTOf string
+	// Unlisted has it issued by an intermediate authority of the same root that CAs does not name.
+	Unlisted bool
 	// Usage is its extended key usage; zero: code signing.
 	Usage x509.ExtKeyUsage
 }
@@ -49,7 +51,7 @@ func (s *Sigstore) Certify(k crypto.PublicKey, c Certificate) *x509.Certificate 
 	s.tb.Helper()
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	s.check(err)
-	bare := s.issue(s.template(c, serial), k)
+	bare := s.issue(c, s.template(c, serial), k)
 	if c.NoSCT {
 		return bare
 	}
@@ -57,15 +59,15 @@ func (s *Sigstore) Certify(k crypto.PublicKey, c Certificate) *x509.Certificate 
 	if c.SCTOf != "" {
 		other := c
 		other.Subject = c.SCTOf
-		logged = s.issue(s.template(other, serial), k)
+		logged = s.issue(c, s.template(other, serial), k)
 	}
 	log := s
 	if c.SCTBy != nil {
 		log = c.SCTBy
 	}
 	full := s.template(c, serial)
-	full.ExtraExtensions = append(full.ExtraExtensions, s.sct(logged, log.ctKey))
-	return s.issue(full, k)
+	full.ExtraExtensions = append(full.ExtraExtensions, s.sct(c, logged, log.ctKey))
+	return s.issue(c, full, k)
 }
 
 func (s *Sigstore) template(c Certificate, serial *big.Int) *x509.Certificate {
@@ -119,24 +121,34 @@ func (s *Sigstore) template(c Certificate, serial *big.Int) *x509.Certificate {
 	return t
 }
 
-func (s *Sigstore) issue(t *x509.Certificate, k crypto.PublicKey) *x509.Certificate {
+// by is who issues a certificate.
+func (s *Sigstore) by(c Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
+	if c.Unlisted {
+		return s.unlisted, s.unlistedKey
+	}
+	return s.intermediate, s.caKey
+}
+
+func (s *Sigstore) issue(c Certificate, t *x509.Certificate, k crypto.PublicKey) *x509.Certificate {
 	s.tb.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, t, s.intermediate, k, s.caKey)
+	parent, key := s.by(c)
+	der, err := x509.CreateCertificate(rand.Reader, t, parent, k, key)
 	s.check(err)
-	c, err := x509.ParseCertificate(der)
+	cert, err := x509.ParseCertificate(der)
 	s.check(err)
-	return c
+	return cert
 }
 
 // sct is the extension with a log's promise to hold a certificate that was issued without it (RFC 6962, section 3.2).
-func (s *Sigstore) sct(bare *x509.Certificate, log *ecdsa.PrivateKey) pkix.Extension {
+func (s *Sigstore) sct(c Certificate, bare *x509.Certificate, log *ecdsa.PrivateKey) pkix.Extension {
 	s.tb.Helper()
+	parent, _ := s.by(c)
 	stamp := uint64(bare.NotBefore.UnixMilli())
 	sct := ct.SignedCertificateTimestamp{SCTVersion: ct.V1, Timestamp: stamp}
 	copy(sct.LogID.KeyID[:], logID(s.tb, log.Public()))
 	entry := ct.LogEntry{Leaf: ct.MerkleTreeLeaf{Version: ct.V1, LeafType: ct.TimestampedEntryLeafType, TimestampedEntry: &ct.TimestampedEntry{
 		Timestamp: stamp, EntryType: ct.PrecertLogEntryType,
-		PrecertEntry: &ct.PreCert{IssuerKeyHash: sha256.Sum256(s.intermediate.RawSubjectPublicKeyInfo), TBSCertificate: bare.RawTBSCertificate},
+		PrecertEntry: &ct.PreCert{IssuerKeyHash: sha256.Sum256(parent.RawSubjectPublicKeyInfo), TBSCertificate: bare.RawTBSCertificate},
 	}}}
 	input, err := ct.SerializeSCTSignatureInput(sct, entry)
 	s.check(err)

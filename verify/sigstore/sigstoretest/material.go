@@ -137,7 +137,8 @@ func (s *Sigstore) classic(raw, sig, stamped []byte, kind string, props types.Ar
 	all := map[string]string{static.SignatureAnnotationKey: b64}
 	if who.cert != nil {
 		all[static.CertificateAnnotationKey] = who.by
-		all[static.ChainAnnotationKey] = certificatesPEM(s.intermediate, s.root)
+		parent, _ := s.by(by.Certificate)
+		all[static.ChainAnnotationKey] = certificatesPEM(parent, s.root)
 	}
 	if by.Log {
 		props.SignatureBytes = sig

@@ -39,6 +39,8 @@ type Sigstore struct {
 	root         *x509.Certificate
 	intermediate *x509.Certificate
 	caKey        *ecdsa.PrivateKey
+	unlisted     *x509.Certificate // another intermediate of the same root
+	unlistedKey  *ecdsa.PrivateKey
 	ctKey        *ecdsa.PrivateKey
 	made         time.Time
 }
@@ -54,6 +56,8 @@ func New(tb testing.TB) *Sigstore {
 	s.root, rootKey, err = ca.GenerateRootCa()
 	s.check(err)
 	s.intermediate, s.caKey, err = ca.GenerateFulcioIntermediate(s.root, rootKey)
+	s.check(err)
+	s.unlisted, s.unlistedKey, err = ca.GenerateFulcioIntermediate(s.root, rootKey)
 	s.check(err)
 	s.ctKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	s.check(err)

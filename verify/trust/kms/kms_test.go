@@ -151,7 +151,7 @@ func TestFailuresAreNotGone(t *testing.T) {
 			each(t, func(t *testing.T, s *kmstest.Service, key string) {
 				s.Behave(b)
 				// The libraries try again, three times or until the end of this context.
-				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 				defer cancel()
 				pem, err := Fetch(ctx, s.URI(key))
 				if err == nil || errors.Is(err, ErrGone) || pem != "" {

@@ -137,3 +137,6 @@ func (a *authority) serverConfig(names ...string) (*tls.Config, error) {
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
 	}, nil
 }
+
+// ServerTLS is for a server of a test's own at 127.0.0.1, which clients in the environment of Env believe.
+func (s *Services) ServerTLS() (*tls.Config, error) { return s.ca.serverConfig() }
