@@ -3,11 +3,13 @@ package verify
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cosentry/cosentry/verify/evidence"
+	"github.com/cosentry/cosentry/verify/policy"
 )
 
 // A verdict that is in the cache: what every restart of a pod costs.
@@ -81,5 +83,57 @@ func BenchmarkVerifyNoneOfMany(b *testing.B) {
 		if got, err := v.Verify(context.Background(), appSubject()); err != nil || got.Allowed {
 			b.Fatalf("%+v, %v", got, err)
 		}
+	}
+}
+
+// thousand is what a large owner has: a policy for each team's repository, by key, identity, attestation and rule.
+func thousand(w *world) []byte {
+	var all strings.Builder
+	for i := range 1000 {
+		glob := fmt.Sprintf("registry.example/team-%d/**", i)
+		if i == 500 {
+			glob = "registry.example/team/**"
+		}
+		authorities := []string{
+			keyAuthority("release-key", []string{"P-256"}),
+			keyless("people", testLog, asks("scan", predicate, `predicate: high: 0`)),
+		}
+		fmt.Fprintf(&all, "---\n%s", policyFor(glob, fmt.Sprintf("team-%d", i), "enforce", authorities...)+demanding("release-key"))
+	}
+	return []byte(all.String())
+}
+
+// A decision that was made before, among a thousand policies; aim: under 100 µs.
+func BenchmarkWarmAmongAThousandPolicies(b *testing.B) {
+	w := newWorld(b)
+	v := w.verifier(testOptions(holding(found(classicFor("P-256", appDigest)))), string(thousand(w)))
+	s := appSubject()
+	s.Pod = &policy.Pod{Namespace: "shop", Labels: map[string]string{"app": "web"}}
+	checkDecision(b, verdictOn(b, v, s), true, "")
+	b.ReportAllocs()
+	for b.Loop() {
+		got, err := v.Verify(context.Background(), s)
+		if err != nil || !got.Allowed || !got.Cached {
+			b.Fatalf("%+v, %v", got, err)
+		}
+	}
+}
+
+// A thousand policies read, checked, put together, what they refer to looked up, and put in force; aim: under 2 s.
+func BenchmarkLoadAThousandPolicies(b *testing.B) {
+	w := newWorld(b)
+	data := thousand(w)
+	v := w.verifier(testOptions(failing(errUnavailable)))
+	b.ReportAllocs()
+	for b.Loop() {
+		docs, err := policy.Parse("policies.yaml", data)
+		if err != nil {
+			b.Fatal(err)
+		}
+		set, err := policy.NewSet(docs)
+		if err != nil {
+			b.Fatal(err)
+		}
+		v.SetPolicies(set, w.keeper.Resolve(set))
 	}
 }

@@ -18,7 +18,7 @@ import (
 // TestImagesAskedAboutAtOnce: the bounds on one image bound the memory of a node only if images are few. One that has
 // to wait for its place does so no longer than its time, and is neither allowed nor refused then.
 func TestImagesAskedAboutAtOnce(t *testing.T) {
-	most := int(limits.Questions.Max())
+	most := int(limits.RegistryQuestions.Max())
 	asked, answer := make(chan struct{}, 2*most), make(chan struct{})
 	s := &source{fetch: func(context.Context, string, digest.Digest, evidence.Credentials) (*evidence.Evidence, error) {
 		asked <- struct{}{}

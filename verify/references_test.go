@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/sigstore/sigstoretest"
@@ -132,6 +134,55 @@ func TestALogIsAskedOnlyWhereAPolicySaysSoAndNoProofCame(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who passes by another authority makes nobody ask a log.
+func TestNoLogIsAskedForWhatPassesAnyway(t *testing.T) {
+	w := newWorld(t)
+	key := sigstoretest.By{Key: keyOfKind("P-256")}
+	log := &proving{err: errUnavailable}
+	o := testOptions(holding(found(w.Signature(appDigest, key))))
+	o.Prover = log
+	v := w.verifier(o, policyDoc("signed", "enforce",
+		keyAuthority("logged", []string{"P-256"}, "ctlog: {url: \"https://rekor.example\", trustRootRef: test}"),
+		keyAuthority("release-key", []string{"P-256"})))
+	checkDecision(t, verdictOn(t, v, appSubject()), true, "")
+	if len(log.asked) != 0 {
+		t.Errorf("asked %q", log.asked)
+	}
+}
+
+// A verification under way while a key is taken back leaves nothing behind that would answer with it.
+func TestAVerdictUnderWayDoesNotOutliveItsReferences(t *testing.T) {
+	w := newWorld(t)
+	const secret = "secrets/cosign-system/release/cosign.pub"
+	doc := policyDoc("signed", "enforce", keyFrom("release", "secretRef: {namespace: cosign-system, name: release}"))
+	w.write(secret, publicPEM(keyOfKind("P-256")))
+	signed := found(classicFor("P-256", appDigest))
+	asked, answer := make(chan struct{}), make(chan struct{})
+	s := &source{fetch: func(context.Context, string, digest.Digest, evidence.Credentials) (*evidence.Evidence, error) {
+		close(asked)
+		<-answer
+		return signed, nil
+	}}
+	v := w.verifier(testOptions(s), doc)
+	done := make(chan Verdict, 1)
+	go func() {
+		got, err := v.Verify(context.Background(), appSubject())
+		if err != nil {
+			t.Errorf("Verify: %v", err)
+		}
+		done <- got
+	}()
+	<-asked
+	s.fetch = holding(signed).fetch
+	w.write(secret, publicPEM(keyOfKind("other P-256")))
+	w.resolve(v, doc)
+	close(answer)
+	if got := <-done; !got.Allowed {
+		t.Errorf("the one under way: %+v", got)
+	}
+	checkDecision(t, verdictOn(t, v, appSubject()), false, "none by this key")
 }
 
 // A log that was asked is asked again by the next verification, not from the cache; what it proved is kept.

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,6 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/cosentry/cosentry/verify/evidence"
-	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/rescue"
 	"github.com/cosentry/cosentry/verify/trust"
@@ -100,9 +100,9 @@ type Verifier struct {
 	state  atomic.Pointer[state]
 	cache  *cache
 	flight singleflight.Group
-	// asking holds one place for each image whose evidence is in memory, being fetched or judged: the bounds on what
+	// places are for images whose evidence is in memory, being fetched or judged: the bounds on what
 	// is read for one image would be none if a hundred hostile ones were looked at together.
-	asking chan struct{}
+	places *evidence.Places
 	now    func() time.Time
 }
 
@@ -121,7 +121,7 @@ func New(o Options) (*Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Verifier{opts: o, cache: c, asking: make(chan struct{}, limits.Questions.Max()), now: time.Now}
+	v := &Verifier{opts: o, cache: c, places: evidence.NewPlaces(), now: time.Now}
 	v.state.Store(&state{err: errors.New("policies have not been loaded yet")})
 	return v, nil
 }
@@ -230,7 +230,7 @@ func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject, poli
 func (v *Verifier) decide(ctx context.Context, st *state, k key, s Subject, policies []*policy.Policy) (Verdict, error) {
 	j := &judgement{subject: s, refs: st.refs, now: v.now()}
 	if asks := plan(policies, s); len(asks) > 0 {
-		leave, err := v.enter(ctx)
+		leave, err := v.places.Enter(ctx, slices.Collect(maps.Values(asks))...)
 		defer leave()
 		j.found = v.gatherAll(ctx, st, asks, s, err)
 	}
@@ -309,16 +309,6 @@ func pems(keys []policy.PublicKey) (all [][]byte) {
 		}
 	}
 	return all
-}
-
-// enter waits for a place among those who may hold evidence in memory, and as long as ctx lasts.
-func (v *Verifier) enter(ctx context.Context) (leave func(), err error) {
-	select {
-	case v.asking <- struct{}{}:
-		return func() { <-v.asking }, nil
-	case <-ctx.Done():
-		return func() {}, fmt.Errorf("%w: too many other images are being asked about: %w", evidence.ErrUnavailable, context.Cause(ctx))
-	}
 }
 
 func (v *Verifier) observeCache(hit bool) {
