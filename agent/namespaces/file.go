@@ -30,8 +30,9 @@ type object struct {
 	Items []object `json:"items" yaml:"items"`
 }
 
-// read reads the file at path. It opens without waiting: a pipe in the file's place would hang the agent.
-func read(path string) (map[string]bool, error) {
+// read reads the file at path, up to one byte beyond its bound. It opens without waiting: a pipe in the file's place would
+// hang the agent.
+func read(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -44,15 +45,7 @@ func read(path string) (map[string]bool, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file (%s)", path, info.Mode().Type())
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err != nil {
-		return nil, err
-	}
-	listed, err := Parse(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return listed, nil
+	return io.ReadAll(io.LimitReader(f, maxSize+1))
 }
 
 // Parse reads namespaces as `kubectl get namespaces -o yaml` or `-o json` prints them, a List; as the API gives them, a

@@ -11,7 +11,9 @@ package namespaces
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -59,8 +61,9 @@ type Namespaces struct {
 
 	mu     sync.RWMutex
 	state  State
-	listed map[string]bool // in the file in force, and whether labelled; nil: there is none
-	last   string          // what the last reading ended in, so that nothing is logged twice
+	listed map[string]bool   // in the file in force, and whether labelled; nil: there is none
+	last   string            // what the last reading ended in, so that nothing is logged twice
+	sum    [sha256.Size]byte // of what was parsed last: a large file is not parsed again every minute
 }
 
 // New returns Namespaces that have read their file, if they have one.
@@ -114,9 +117,24 @@ func (n *Namespaces) Load() {
 	if n.o.File == "" {
 		return
 	}
-	listed, err := read(n.o.File)
+	data, err := read(n.o.File)
+	n.mu.RLock()
+	sum, known := sha256.Sum256(data), n.sum
+	n.mu.RUnlock()
+	if err == nil && sum == known {
+		return
+	}
+	var listed map[string]bool
+	if err == nil {
+		if listed, err = Parse(data); err != nil {
+			err = fmt.Errorf("%s: %w", n.o.File, err)
+		}
+	} else {
+		sum = [sha256.Size]byte{}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.sum = sum
 	switch {
 	case err == nil:
 		n.inForce(listed)
