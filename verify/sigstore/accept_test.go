@@ -161,8 +161,8 @@ func TestWithoutProofOfTimeTheDemandsTimeCounts(t *testing.T) {
 			d.Now = w.minutes(at)
 			checkRefused(t, k, d, gone, sigstore.NotValidThen)
 		}
-		d.Now = time.Time{}
-		checkRefused(t, k, d, gone, sigstore.NotValidThen)
+		d.Now = time.Time{} // which to x509 is the machine's
+		checkRefused(t, k, d, w.make(k, appDigest, sigstoretest.By{}), sigstore.NotJudged)
 		// A proof that nobody demanded is no reason to take another time than now.
 		d.Now = w.minutes(1)
 		checkRefused(t, k, d, w.make(k, appDigest, sigstoretest.By{Certificate: past, Log: true, LogTime: w.minutes(-1.2), Timestamp: true}), sigstore.NotValidThen)
