@@ -1,11 +1,18 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"github.com/cosentry/cosentry/verify/evidence"
 )
 
 // TestPolicyTestExitCodes: 0 allowed, 1 refused, 2 could not tell; online, and by saved evidence with the registry gone.
@@ -19,6 +26,7 @@ func TestPolicyTestExitCodes(t *testing.T) {
 	elsewhere := write(t, dir+"/elsewhere.yaml", static("elsewhere", "registry.example/**", "pass"))
 	folder := filepath.Dir(write(t, dir+"/folder/a.yaml", s.policy("in-a-folder", s.publicKey)))
 	warn := write(t, dir+"/warn.yaml", strings.Replace(s.policy("soft", stranger.publicKey), "spec:\n", "spec:\n  mode: warn\n", 1))
+	attested := write(t, dir+"/attested.yaml", s.policy("attested", s.publicKey)+"    attestations: [{name: scan, predicateType: vuln}]\n")
 	atDigest := strings.TrimSuffix(s.image, ":1") + "@" + s.digest
 
 	config, _ := newNode(t, map[string]string{"a.yaml": static("shut", "**", "fail")})
@@ -41,6 +49,7 @@ func TestPolicyTestExitCodes(t *testing.T) {
 		"no policy matches":           {[]string{"--policy", elsewhere, "--image", s.image}, 1, "deny", "no policy matches"},
 		"and that is allowed":         {[]string{"--policy", elsewhere, "--image", s.image, "--no-match", "allow"}, 0, "allow", "no policy matches"},
 		"and that is warned of":       {[]string{"--policy", elsewhere, "--image", s.image, "--no-match", "warn"}, 0, "warn", "no policy matches"},
+		"an attestation nobody made":  {[]string{"--policy", attested, "--image", s.image}, 1, "deny", "no attestation"},
 		"a path":                      {[]string{"--policy", good, "--image", "/x.tar"}, 1, "deny", "it is a path"},
 		"no such tag":                 {[]string{"--policy", good, "--image", s.image + "0"}, 2, "error", ""},
 		"faulty policies":             {[]string{"--policy", faulty, "--image", s.image}, 2, "error", "f.yaml"},
@@ -211,5 +220,66 @@ spec:
 	}
 	if _, errs, code := command(t, "policy", "check", filepath.Dir(write(t, dir+"/none/readme.txt", ""))); code != 0 || !strings.Contains(errs, "there are no policies") {
 		t.Errorf("no policies: exit %d\n%s", code, errs)
+	}
+}
+
+// TestLogsAreAskedOnlineAlone: a policy that names a log has it asked for proofs that did not come along, but not where
+// saved evidence is all that counts.
+func TestLogsAreAskedOnlineAlone(t *testing.T) {
+	var asked atomic.Int64
+	rekor := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte("[]")) // it holds no such entry
+	}))
+	defer rekor.Close()
+	s := newSigned(t)
+	dir := t.TempDir()
+	logged := write(t, dir+"/p/logged.yaml", s.policy("logged", s.publicKey)+"    ctlog: {url: \""+rekor.URL+"\"}\n")
+	config, _ := newNode(t, map[string]string{"a.yaml": readFile(t, logged)})
+	for name, args := range map[string][]string{
+		"policy test":     {"policy", "test", "--policy", logged, "--image", s.image},
+		"verify":          {"verify", "--config", config, s.image},
+		"verify and save": {"verify", "--config", config, "--save", dir + "/saved", s.image},
+	} {
+		asked.Store(0)
+		if out, _, code := command(t, args...); code != 1 || asked.Load() == 0 {
+			t.Errorf("%s: exit %d, the log was asked %d times\n%s", name, code, asked.Load(), out)
+		}
+	}
+	// That a log had nothing is not among what is saved: without it, nobody can tell.
+	asked.Store(0)
+	if out, _, code := command(t, "policy", "test", "--policy", logged, "--image", s.image, "--evidence", dir+"/saved"); code != 2 || asked.Load() > 0 {
+		t.Errorf("by saved evidence: exit %d, the log was asked %d times\n%s", code, asked.Load(), out)
+	}
+}
+
+// proofs is a log that puts one more signature beside what it is asked about, named after itself.
+type proofs struct{}
+
+func (proofs) Prove(_ context.Context, url string, _ [][]byte, ev *evidence.Evidence) (*evidence.Evidence, error) {
+	more := *ev
+	more.Signatures = append(slices.Clone(ev.Signatures), evidence.Signature{Base64Signature: url})
+	return &more, nil
+}
+
+// Where evidence is read again no log is asked, so what every log had to say is saved with it.
+func TestProofsOfEveryLogAreSaved(t *testing.T) {
+	r := &recorder{logs: proofs{}}
+	asked, other := &evidence.Evidence{Digest: "d"}, &evidence.Evidence{Digest: "d"}
+	for _, url := range []string{"log a", "log b"} {
+		if _, err := r.Prove(t.Context(), url, nil, asked); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := r.withProofs(other); got != other {
+		t.Errorf("what no log was asked about: %+v", got)
+	}
+	var urls []string
+	for _, s := range r.withProofs(asked).Signatures {
+		urls = append(urls, s.Base64Signature)
+	}
+	if !slices.Equal(urls, []string{"log a", "log b"}) || len(asked.Signatures) > 0 {
+		t.Errorf("%q, and %d beside what was asked about", urls, len(asked.Signatures))
 	}
 }
