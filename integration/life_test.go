@@ -27,7 +27,7 @@ func TestBrokenPolicyAtStart(t *testing.T) {
 	for name, text := range map[string]string{
 		"no YAML":            "kind: [",
 		"unknown field":      "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {name: x}\nspec: {images: [{glob: '**'}], authorities: [{static: {action: pass}}], surprise: 1}\n",
-		"a field not judged": "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {name: x}\nspec: {images: [{glob: '**'}], match: [{resource: pods, version: v1}], authorities: [{static: {action: pass}}]}\n",
+		"a field not judged": "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {name: x}\nspec: {images: [{glob: '**'}], authorities: [{static: {action: pass}}], policy: {includeSpec: true, type: cue, data: 'a: 1'}}\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, func(_ *world, s *harness.Settings) { s.Policies["broken.yaml"] = text })

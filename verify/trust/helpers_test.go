@@ -186,7 +186,7 @@ func kmsPolicy(t *testing.T, uri string) *policy.Set {
 
 const secretPolicy = "  - key:\n      secretRef:\n        name: cosign"
 
-func newKey(t *testing.T) (crypto.PublicKey, string) {
+func newKey(t testing.TB) (crypto.PublicKey, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -195,7 +195,7 @@ func newKey(t *testing.T) (crypto.PublicKey, string) {
 	return key.Public(), pemOf(t, key.Public())
 }
 
-func pemOf(t *testing.T, key crypto.PublicKey) string {
+func pemOf(t testing.TB, key crypto.PublicKey) string {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {

@@ -275,11 +275,12 @@ func (k *Keeper) refresh(set *policy.Set, w *wanted) map[itemID]got {
 // remember keeps what Status and Run need of a Resolve.
 func (k *Keeper) remember(w *wanted, files fileSet, s *Snapshot) {
 	var states []func() State
+	wrongFiles, wrongItems := s.faults()
 	for _, h := range slices.SortedFunc(maps.Keys(files), func(a, b held) int { return strings.Compare(a.String(), b.String()) }) {
 		st := State{Name: strings.TrimPrefix(h.String(), h.kind+" "), Kind: h.kind, OK: true, From: "file"}
 		err := files[h].err
 		if err == nil {
-			err = s.wrongWith(h)
+			err = wrongFiles[h]
 		}
 		if err != nil {
 			st.OK, st.Error = false, brief(err)
@@ -293,7 +294,7 @@ func (k *Keeper) remember(w *wanted, files fileSet, s *Snapshot) {
 		if id.kind == KindRoot {
 			continue // a part of the root's own state
 		}
-		it, wrong := items[id], s.wrongWithItem(id)
+		it, wrong := items[id], wrongItems[id]
 		states = append(states, func() State {
 			st := k.state(it)
 			if wrong != nil && st.OK {
@@ -312,40 +313,27 @@ func compareItems(a, b itemID) int {
 	return cmp.Or(strings.Compare(a.kind, b.kind), strings.Compare(a.name, b.name), strings.Compare(a.what, b.what))
 }
 
-// wrongWith is what is wrong with the content of a file that could be read.
-func (s *Snapshot) wrongWith(h held) error {
-	var wrong []error
-	if h.kind == KindSecret {
-		for id, r := range s.keys {
-			if id.kms == "" && id.secret == h.ref {
-				wrong = append(wrong, r.err)
-			}
-		}
-		for id, r := range s.certs {
-			if id.pem == "" && id.secret == h.ref {
-				wrong = append(wrong, r.err)
-			}
-		}
-	} else {
-		for id, r := range s.rules {
-			if id.remote == (policy.Remote{}) && id.configMap == h.ref {
-				wrong = append(wrong, r.err)
-			}
+// faults are what is wrong with the content of files that could be read and of rules that were fetched: one for each.
+func (s *Snapshot) faults() (files map[held]error, items map[itemID]error) {
+	files, items = map[held]error{}, map[itemID]error{}
+	for id, r := range s.keys {
+		if id.kms == "" && r.err != nil {
+			files[held{KindSecret, id.secret}] = r.err
 		}
 	}
-	return errors.Join(wrong...)
-}
-
-// wrongWithItem is what is wrong with something that was fetched.
-func (s *Snapshot) wrongWithItem(id itemID) error {
-	if id.kind != KindRemote {
-		return nil
-	}
-	var wrong []error
-	for r, v := range s.rules {
-		if r.remote != (policy.Remote{}) && ruleItemID(r.remote) == id && errors.Is(v.err, ErrInvalid) {
-			wrong = append(wrong, v.err)
+	for id, r := range s.certs {
+		if id.pem == "" && r.err != nil {
+			files[held{KindSecret, id.secret}] = r.err
 		}
 	}
-	return errors.Join(wrong...)
+	for id, r := range s.rules {
+		switch {
+		case r.err == nil:
+		case id.remote == (policy.Remote{}):
+			files[held{KindConfigMap, id.configMap}] = r.err
+		case errors.Is(r.err, ErrInvalid):
+			items[ruleItemID(id.remote)] = r.err
+		}
+	}
+	return files, items
 }

@@ -72,7 +72,7 @@ func isLoopback(u *url.URL) bool {
 
 // newTransport is the way to any mirror.
 func newTransport() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
+	t := &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, TLSHandshakeTimeout: limits.RequestTimeout}
 	t.DisableCompression = true // bounds are on the bytes as they come
 	t.MaxResponseHeaderBytes = 64 << 10
 	t.MaxIdleConnsPerHost = 1

@@ -304,11 +304,14 @@ func TestRemoteRefusesWhatItsKeysDidNotSign(t *testing.T) {
 }
 
 func TestRemoteDoesNotReadWithoutEnd(t *testing.T) {
-	s := serve(t)
-	want := s.refresh(t)
-	s.Publish()
 	for _, endless := range []string{"timestamp.json", "3.snapshot.json", "3.targets.json", "2.root.json"} {
 		t.Run(endless, func(t *testing.T) {
+			s := serve(t)
+			// The metadata itself may say that a file is as long as the server likes.
+			if _, role, ok := strings.Cut(strings.TrimSuffix(endless, ".json"), "3."); ok {
+				s.Lengths = map[string]int64{role: 1 << 50}
+			}
+			s.Publish()
 			gone := make(chan struct{})
 			var once sync.Once
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -316,8 +319,9 @@ func TestRemoteDoesNotReadWithoutEnd(t *testing.T) {
 					s.ServeHTTP(w, req)
 					return
 				}
-				// It ends when the client has had enough.
-				for block := make([]byte, 64<<10); ; {
+				// It ends when the client has had enough; a client that never has is stopped before it takes all memory.
+				block := make([]byte, 64<<10)
+				for range 64 << 20 / len(block) {
 					if _, err := w.Write(block); err != nil {
 						once.Do(func() { close(gone) })
 						return
@@ -328,10 +332,13 @@ func TestRemoteDoesNotReadWithoutEnd(t *testing.T) {
 			remote := NewRemote(policy.TUFRemote{Root: s.at.Root, Mirror: server.URL}, t.TempDir(), RemoteOptions{})
 			r, err := remote.Refresh(t.Context())
 			refused(t, r, err, "longer than")
-			<-gone
+			select {
+			case <-gone:
+			case <-time.After(30 * time.Second):
+				t.Error("the client went on reading")
+			}
 		})
 	}
-	s.still(t, want)
 }
 
 func TestRemoteDoesNotFollowRootsWithoutEnd(t *testing.T) {

@@ -41,6 +41,8 @@ type Repository struct {
 	Threshold map[string]int
 	// Versions are those of what was published last. Publish counts them up.
 	Versions map[string]int64
+	// Lengths, if there are any, are what the timestamp says of the snapshot and the snapshot of the targets, true or not.
+	Lengths map[string]int64
 	// Consistent says that the names of files carry their version or hash.
 	Consistent bool
 
@@ -194,9 +196,11 @@ func (r *Repository) Publish() {
 	snapshot := metadata.Snapshot(r.Expires[metadata.SNAPSHOT])
 	snapshot.Signed.Version = r.Versions[metadata.SNAPSHOT]
 	snapshot.Signed.Meta["targets.json"] = metadata.MetaFile(targets.Signed.Version)
+	snapshot.Signed.Meta["targets.json"].Length = r.Lengths[metadata.TARGETS]
 	timestamp := metadata.Timestamp(r.Expires[metadata.TIMESTAMP])
 	timestamp.Signed.Version = r.Versions[metadata.TIMESTAMP]
 	timestamp.Signed.Meta["snapshot.json"] = metadata.MetaFile(snapshot.Signed.Version)
+	timestamp.Signed.Meta["snapshot.json"].Length = r.Lengths[metadata.SNAPSHOT]
 
 	r.put(r.versioned(metadata.TARGETS), signed(r, targets, r.Keys[metadata.TARGETS]))
 	r.put(r.versioned(metadata.SNAPSHOT), signed(r, snapshot, r.Keys[metadata.SNAPSHOT]))
