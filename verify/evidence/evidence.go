@@ -6,6 +6,9 @@
 // asks the hosts that containerd would ask for the same repository, with the settings that containerd would use,
 // and gives back only bytes that hash to the digest under which they were named.
 //
+// What it finds can be saved to a folder ([SaveAll]) that answers the same questions again ([Layout]), is kept on disk
+// for when a registry is away ([Store]), and can be completed with proofs from a transparency log ([Logs]).
+//
 // It decides nothing. Material is not evidence of anything until it is judged, and it may have been written by
 // whoever can write to the registry; no key is known here and no policy. Whoever judges must also look at
 // [Evidence.Incomplete]: no material and no answer are different things, and neither of them is a permission.
