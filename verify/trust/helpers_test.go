@@ -121,7 +121,19 @@ func (n *node) start(t *testing.T) (stop func()) {
 		}
 	}()
 	stop = func() { cancel(); <-done }
-	t.Cleanup(stop)
+	t.Cleanup(func() {
+		stop()
+		until(t, "no call is under way", func() bool {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			for _, it := range n.items {
+				if it.running {
+					return false
+				}
+			}
+			return true
+		})
+	})
 	return stop
 }
 

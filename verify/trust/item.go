@@ -105,8 +105,8 @@ func (k *Keeper) try(ctx context.Context, it *item, over chan struct{}) {
 			o.content, err = it.fetch(limited)
 			return err
 		})
+		k.set(&it.running, false) // before the outcome is known: who has seen it may begin the next
 		done <- o
-		k.set(&it.running, false)
 	}()
 	var o outcome
 	select {
