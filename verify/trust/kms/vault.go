@@ -113,7 +113,7 @@ func checkVault(addr string) error {
 func latestKey(data map[string]any) (crypto.PublicKey, error) {
 	text, err := json.Marshal(data)
 	if err != nil {
-		return nil, fmt.Errorf("Vault's answer: %w", err)
+		return nil, fmt.Errorf("the answer of Vault: %w", err)
 	}
 	var key struct {
 		Latest json.Number `json:"latest_version"`
@@ -123,11 +123,11 @@ func latestKey(data map[string]any) (crypto.PublicKey, error) {
 		} `json:"keys"`
 	}
 	if err := json.Unmarshal(text, &key); err != nil {
-		return nil, errors.New("Vault's answer is not that of a key that signs")
+		return nil, errors.New("the answer of Vault is not that of a key that signs")
 	}
 	latest, ok := key.Keys[key.Latest.String()]
 	if !ok || latest.PublicKey == "" {
-		return nil, errors.New("Vault's answer has no public key in its latest version")
+		return nil, errors.New("the answer of Vault has no public key in its latest version")
 	}
 	if latest.Name != "ed25519" {
 		return cryptoutils.UnmarshalPEMToPublicKey([]byte(latest.PublicKey))
@@ -135,7 +135,7 @@ func latestKey(data map[string]any) (crypto.PublicKey, error) {
 	// Keys of this kind come as their bytes alone.
 	raw, err := base64.StdEncoding.DecodeString(latest.PublicKey)
 	if err != nil || len(raw) != ed25519.PublicKeySize {
-		return nil, errors.New("Vault's answer has an Ed25519 key that is none")
+		return nil, errors.New("the answer of Vault has an Ed25519 key that is none")
 	}
 	return ed25519.PublicKey(raw), nil
 }
