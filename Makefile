@@ -3,7 +3,7 @@
 .PHONY: build demo test bench lint tools clean
 
 build: ## the binary, bin/cosentry
-	CGO_ENABLED=0 go build -trimpath -o bin/cosentry ./agent
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/cosentry ./agent
 
 demo: build ## what runs and what is refused, on a real containerd
 	integration/tools/setup.sh

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -41,4 +44,29 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// TestOnlyConstantsAreUnmapped: a page that was written to and is dropped comes back as it is in the file.
+func TestOnlyConstantsAreUnmapped(t *testing.T) {
+	const exe = "/usr/bin/cosentry"
+	smaps := ""
+	for i, c := range []struct{ perms, file, anonymous string }{
+		{"r-xp", exe, "0"},
+		{"r--p", exe, "0"},
+		{"r--p", exe, "4"}, // relocated, and then made read-only
+		{"rw-p", exe, "0"},
+		{"rw-p", exe, "64"},
+		{"r-xp", "/usr/lib/other.so", "0"},
+		{"r-xp", exe + " (deleted)", "0"},
+		{"r--p", "", "0"},
+	} {
+		smaps += fmt.Sprintf("%x000-%x000 %s 00000000 fe:00 12 %s\nSize: 4 kB\nAnonymous: %s kB\nVmFlags: rd mr\n", i+1, i+2, c.perms, c.file, c.anonymous)
+	}
+	want := []mapping{{0x1000, 0x2000}, {0x2000, 0x3000}}
+	if got := constantMappings(strings.NewReader(smaps), exe); !slices.Equal(got, want) {
+		t.Errorf("%x, want %x", got, want)
+	}
+	if err := unmapProgram(); err != nil { // and this test, which it unmaps, goes on
+		t.Error(err)
+	}
 }
