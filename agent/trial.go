@@ -110,6 +110,15 @@ func (t trial) sources() (sources, error) {
 
 // references finds what the policies of a set refer to.
 func references(ctx context.Context, c config.Trust, set *policy.Set, online bool) (*trust.Snapshot, error) {
+	if online && c.CacheDir == "" {
+		// A TUF repository is kept somewhere while it is read.
+		dir, err := os.MkdirTemp("", "cosentry-trust-")
+		if err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(dir)
+		c.CacheDir = dir
+	}
 	keeper, err := newKeeper(c, quiet(), nil)
 	if err != nil {
 		return nil, err

@@ -19,7 +19,8 @@ func (j *judgement) attestations(ctx context.Context, a *policy.Authority, d sig
 	verified, tally := m.Attestations(ctx, d)
 	r.Found = tally.Found
 	if len(verified) == 0 {
-		r.Reason = fmt.Sprintf("no attestation by authority %q (%s)", a.Name, tally.Why())
+		r.Reason = fmt.Sprintf("no %sattestation by authority %q (%s)", inForm(a.Format), a.Name, tally.Why())
+		r.asked(a, errors.New(tally.Why()))
 		return
 	}
 	r.match.Attestations = map[string][]rules.Attestation{}
@@ -52,13 +53,23 @@ func (j *judgement) attestations(ctx context.Context, a *policy.Authority, d sig
 	}
 }
 
+// asked lists the attestations that an authority asks for where none could be looked at, and why.
+func (r *answer) asked(a *policy.Authority, why error) {
+	for i := range a.Attestations {
+		want := &a.Attestations[i]
+		r.Attestations = append(r.Attestations, AttestationResult{
+			Name: want.Name, PredicateType: want.PredicateType, Reason: cut(why.Error(), maxAuthorityReason),
+		})
+	}
+}
+
 // attestation returns those of the verified that are what is wanted; without any, it says why, and what could not be
 // found out. One that is accepted suffices, whatever is wrong with others of the type.
 func (j *judgement) attestation(ctx context.Context, want *policy.Attestation, verified []sigstore.Attestation) (accepted []sigstore.Attestation, warning string, missing, err error) {
 	text, kind := "", ""
 	if want.Rule != nil {
 		if text, err = j.refs.Rule(want.Rule); err != nil {
-			return nil, "", gap(err), fmt.Errorf("its rule cannot be had: %w", err)
+			return nil, "", gapOfReference(err), fmt.Errorf("its rule cannot be had: %w", err)
 		}
 		kind = want.Rule.Type
 	}
@@ -136,7 +147,7 @@ func (j *judgement) rule(ctx context.Context, p *policy.Policy, all []answer) (w
 	}
 	text, err := j.refs.Rule(p.Rule)
 	if err != nil {
-		return "", gap(err), fmt.Errorf("its rule cannot be had: %w", err)
+		return "", gapOfReference(err), fmt.Errorf("its rule cannot be had: %w", err)
 	}
 	raw, err := input.JSON()
 	if err != nil {

@@ -43,7 +43,8 @@ func (j *judgement) authority(ctx context.Context, a *policy.Authority) (r answe
 	demand, err := j.demand(a)
 	if err != nil {
 		r.Reason = fmt.Sprintf("authority %q cannot be judged: %v", a.Name, err)
-		r.missing = gap(err)
+		r.missing = gapOfReference(err)
+		r.asked(a, err)
 		return r
 	}
 	ev := j.evidence(a)
@@ -76,7 +77,7 @@ func (j *judgement) look(ctx context.Context, a *policy.Authority, d sigstore.De
 	signers, tally := m.Signatures(ctx, d)
 	r.Found = tally.Found
 	if len(signers) == 0 {
-		r.Reason = fmt.Sprintf("no signature by authority %q (%s)", a.Name, tally.Why())
+		r.Reason = fmt.Sprintf("no %ssignature by authority %q (%s)", inForm(a.Format), a.Name, tally.Why())
 		return
 	}
 	r.Passed = true
@@ -84,6 +85,17 @@ func (j *judgement) look(ctx context.Context, a *policy.Authority, d sigstore.De
 	for _, s := range signers {
 		r.match.Signatures = append(r.match.Signatures, byRule(s))
 	}
+}
+
+// inForm names the one form that counts, so that "none found" is not read as none there.
+func inForm(f policy.Format) string {
+	switch f {
+	case policy.LegacyFormat:
+		return "classic "
+	case policy.BundleFormat:
+		return "bundled "
+	}
+	return ""
 }
 
 // signedBy names who signed.

@@ -173,14 +173,22 @@ func cut(s string, most int) string {
 	return strings.ToValidUTF8(s[:most-len("…")], "") + "…"
 }
 
-// gap returns err if asking again later may mend it. Evidence past a bound, bytes that are not what was asked
-// for, or what the node's owner has not put there are no such cases: they are refusals.
+// gap returns why evidence is incomplete if asking again later may mend it. Evidence past a bound, or bytes that are
+// not what was asked for, are no such cases: they are refusals.
 func gap(err error) error {
-	fixed := errors.Is(err, trust.ErrMissing) || errors.Is(err, trust.ErrInvalid)
-	if err == nil || definite(err) || fixed && !errors.Is(err, trust.ErrUnavailable) {
+	if err == nil || definite(err) {
 		return nil
 	}
 	return err
+}
+
+// gapOfReference returns why what a policy refers to could not be had if that is only so for now. What the node's owner
+// has not put there, or wrongly, makes an authority fail until it is mended.
+func gapOfReference(err error) error {
+	if errors.Is(err, trust.ErrUnavailable) || !errors.Is(err, trust.ErrMissing) && !errors.Is(err, trust.ErrInvalid) {
+		return err
+	}
+	return nil
 }
 
 // definite reports whether err says something about the evidence itself, as against

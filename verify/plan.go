@@ -118,7 +118,7 @@ func (v *Verifier) gatherAt(ctx context.Context, st *state, at place, q evidence
 			return ev
 		} else {
 			more := *ev // evidence is not changed once it was handed out
-			more.Incomplete = errors.Join(ev.Incomplete, serr)
+			more.Incomplete = fmt.Errorf("%w; %w", serr, ev.Incomplete) // what the owner can mend comes first
 			return &more
 		}
 	}
@@ -143,7 +143,14 @@ func pullSecrets(st *state, at place, pod *policy.Pod) (all []evidence.Credentia
 			missing = append(missing, fmt.Errorf("pull secret %q: %w", name, err))
 		}
 	}
-	return all, errors.Join(missing...)
+	for _, more := range missing {
+		if err == nil {
+			err = more
+		} else {
+			err = fmt.Errorf("%w; %w", err, more)
+		}
+	}
+	return all, err
 }
 
 func registry(repository string) string {
