@@ -96,7 +96,7 @@ var described = map[string]string{
 	"registry.hostsDir":          "containerd's `config_path`: folders of `<host>/hosts.toml`, several separated by `:`. Signatures are fetched through the same mirrors, with the same CAs and client certificates, as the image. Empty: none.",
 	"registry.dockerConfig":      "The node's docker config file, used after the credentials in the request. May be missing. Empty: none. Credential helpers are not run.",
 	"evidence.dir":               "Folder in which signatures that were accepted are kept, one OCI image layout an image, for when a registry is away or wants credentials that came only with the pull. They are judged again at every use. Empty: none are kept.",
-	"evidence.size":              "Images whose signatures are kept, 1 to 65536; at most 1 MiB each, a few KiB as a rule.",
+	"evidence.size":              "Images whose signatures are kept, 1 to 65536; a few KiB each as a rule, at most 1 MiB, or 16 MiB where attestations are asked for, and 1 GiB in all.",
 	"audit.dir":                  "Folder of the audit log, made with mode 0700.",
 	"audit.maxFileSize":          "Size at which a new audit file is begun, at least 64Ki.",
 	"audit.maxFiles":             "Audit files kept, the current one included: 2 to 1000. The oldest is removed at rotation.",
