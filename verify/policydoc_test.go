@@ -209,3 +209,29 @@ func TestThePolicyPageNamesEveryField(t *testing.T) {
 		}
 	}
 }
+
+// TestPolicyCheckWarnsOfARuleThatNamesAuthorities, because it asks for less than it seems to.
+func TestPolicyCheckWarnsOfARuleThatNamesAuthorities(t *testing.T) {
+	for _, b := range blocks(t, policyDoc) {
+		if b.lang != rules.CUE || !strings.Contains(b.text, "authorityMatches") {
+			continue
+		}
+		text := "apiVersion: policy.sigstore.dev/v1beta1\nkind: ClusterImagePolicy\nmetadata: {name: p}\nspec:\n  images: [{glob: r.example/a}]\n" +
+			"  authorities: [{static: {action: pass}}]\n  policy:\n    type: cue\n    data: |\n      " + strings.ReplaceAll(b.text, "\n", "\n      ") + "\n"
+		found, err := policy.Parse("example", []byte(text))
+		if err != nil {
+			t.Fatalf("%s:%d: %v", policyDoc, b.line, err)
+		}
+		set, err := policy.NewSet(found)
+		if err != nil {
+			t.Fatal(err)
+		}
+		warned := false
+		for _, w := range set.Warnings() {
+			warned = warned || w.Field == "spec.policy.data" && strings.Contains(w.Text, "authorityMatches.builder")
+		}
+		if asks := strings.Contains(b.text, "list.Contains"); warned == asks {
+			t.Errorf("%s:%d: it asks for authorities: %t, warned of: %t", policyDoc, b.line, asks, warned)
+		}
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/cosentry/cosentry/verify/rules"
 )
 
 // Warning is something in a sound policy that is legal and probably not what
@@ -105,6 +107,9 @@ func (d doubts) authorities(p *Policy) {
 	}
 	if p.Rule != nil {
 		d.reference("spec.policy.configMapRef", p.Rule.ConfigMap)
+		for _, text := range rules.Warnings(p.Rule.Type, p.Rule.Text) {
+			d.add("spec.policy.data", "%s", text)
+		}
 	}
 }
 
