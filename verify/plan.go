@@ -117,7 +117,7 @@ func (v *Verifier) gatherAt(ctx context.Context, st *state, at place, q evidence
 		if ev := v.gather(ctx, q, err); serr == nil || ev.Incomplete == nil {
 			return ev
 		} else {
-			more := *ev // evidence is not changed once it was handed out
+			more := *ev                                                 // evidence is not changed once it was handed out
 			more.Incomplete = fmt.Errorf("%w; %w", serr, ev.Incomplete) // what the owner can mend comes first
 			return &more
 		}
