@@ -111,6 +111,7 @@ func issuerOf(c *x509.Certificate) (string, error) {
 	var both int
 	for _, e := range c.Extensions {
 		switch {
+		//lint:ignore SA1019 certificates carry both, and cosign reads this one first
 		case e.Id.Equal(fulcio.OIDIssuer):
 			first = string(e.Value)
 			both++
