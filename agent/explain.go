@@ -39,9 +39,12 @@ func (e explanation) exit() error {
 
 func explained(image string, v verify.Verdict, err error) explanation {
 	e := explanation{Image: image}
+	var undecided *verify.UndecidedError
 	switch {
 	case err != nil && gate.IsRefusal(err):
 		e.Decision, e.Error = "deny", err.Error()
+	case errors.As(err, &undecided):
+		e.Decision, e.Error, e.Verdict = "error", err.Error(), undecided.Verdict
 	case err != nil:
 		e.Decision, e.Error = "error", err.Error()
 	case !v.Allowed:
@@ -83,15 +86,22 @@ func (e explanation) print(w io.Writer, output string) error {
 
 func printPolicies(w io.Writer, v verify.Verdict) error {
 	if v.NoMatch != "" {
-		_, err := fmt.Fprintf(w, "\nno policy matches this image; policies.noMatch is %s\n", v.NoMatch)
+		what := "no policy matches this image"
+		if v.OtherPods > 0 {
+			what = fmt.Sprintf("%d policies name this image, and none is for this pod's labels", v.OtherPods)
+		}
+		_, err := fmt.Fprintf(w, "\n%s; policies.noMatch is %s\n", what, v.NoMatch)
 		return err
 	}
 	return errors.Join(printAuthorities(w, v), printRules(w, v), printSigners(w, v), printAttestations(w, v))
 }
 
-func result(passed bool) string {
-	if passed {
+func result(passed, undecided bool) string {
+	switch {
+	case passed:
 		return "pass"
+	case undecided:
+		return "unknown"
 	}
 	return "FAIL"
 }
@@ -100,11 +110,11 @@ func printAuthorities(w io.Writer, v verify.Verdict) error {
 	t := table(w, "POLICY", "MODE", "RESULT", "AUTHORITY", "KIND", "RESULT", "FOUND", "WHY")
 	for _, p := range v.Policies {
 		for i, a := range p.Authorities {
-			name, mode, res := p.Policy, p.Mode, result(p.Passed)
+			name, mode, res := p.Policy, p.Mode, result(p.Passed, p.Undecided)
 			if i > 0 {
 				name, mode, res = "", "", ""
 			}
-			t.row(name, mode, res, a.Authority, a.Kind, result(a.Passed), strconv.Itoa(a.Found), why(a))
+			t.row(name, mode, res, a.Authority, a.Kind, result(a.Passed, a.Undecided), strconv.Itoa(a.Found), why(a))
 		}
 	}
 	return t.flush()
@@ -184,7 +194,7 @@ func printAttestations(w io.Writer, v verify.Verdict) error {
 	for _, p := range v.Policies {
 		for _, a := range p.Authorities {
 			for _, att := range a.Attestations {
-				t.row(p.Policy, a.Authority, att.Name, att.PredicateType, result(att.Passed), att.Reason)
+				t.row(p.Policy, a.Authority, att.Name, att.PredicateType, result(att.Passed, false), att.Reason)
 			}
 		}
 	}

@@ -36,6 +36,7 @@ func (j *judgement) attestations(ctx context.Context, a *policy.Authority, d sig
 				r.Reason = fmt.Sprintf("authority %q: attestation %q: %v", a.Name, want.Name, err)
 			}
 			r.Passed = false
+			r.Reference = r.Reference || ofReference(err)
 			if r.missing == nil {
 				r.missing = missing
 			}

@@ -43,7 +43,7 @@ func (j *judgement) authority(ctx context.Context, a *policy.Authority) (r answe
 	demand, err := j.demand(a)
 	if err != nil {
 		r.Reason = fmt.Sprintf("authority %q cannot be judged: %v", a.Name, err)
-		r.missing = gapOfReference(err)
+		r.missing, r.Reference = gapOfReference(err), ofReference(err)
 		r.asked(a, err)
 		return r
 	}

@@ -74,6 +74,7 @@ func (j *judgement) judge(ctx context.Context, matched []*policy.Policy, noMatch
 		}
 		if missing != nil {
 			settled = false
+			v.Policies[len(v.Policies)-1].Undecided = true
 		}
 		switch {
 		case p.Mode == policy.Warn:
@@ -87,6 +88,8 @@ func (j *judgement) judge(ctx context.Context, matched []*policy.Policy, noMatch
 		}
 	}
 	if v.Allowed && undecided != nil {
+		v.Allowed, v.Warn = false, false
+		undecided.Verdict = &v
 		return Verdict{}, false, undecided
 	}
 	if !v.Allowed {
@@ -117,6 +120,7 @@ func (j *judgement) policy(ctx context.Context, p *policy.Policy) (r PolicyResul
 		if missing == nil {
 			missing = a.missing
 		}
+		a.Undecided = !a.Passed && a.missing != nil
 		r.Authorities = append(r.Authorities, a.AuthorityResult)
 	}
 	switch {
@@ -131,7 +135,7 @@ func (j *judgement) policy(ctx context.Context, p *policy.Policy) (r PolicyResul
 			missing = gap
 		}
 		if err != nil {
-			r.Passed, r.Reason = false, cut(err.Error(), maxReason)
+			r.Passed, r.Reason, r.Reference = false, cut(err.Error(), maxReason), ofReference(err)
 		}
 	}
 	if r.Passed {
@@ -180,6 +184,11 @@ func gap(err error) error {
 		return nil
 	}
 	return err
+}
+
+// ofReference says whether err is about what a policy refers to and does not hold.
+func ofReference(err error) bool {
+	return errors.Is(err, trust.ErrUnavailable) || errors.Is(err, trust.ErrMissing) || errors.Is(err, trust.ErrInvalid)
 }
 
 // gapOfReference returns why what a policy refers to could not be had if that is only so for now. What the node's owner

@@ -74,6 +74,12 @@ func (st *state) match(image string, d digest.Digest) (*match, error) {
 	return m, nil
 }
 
+// scope is the policies about one image of one pod, and how many name the image and are for other pods.
+type scope struct {
+	policies []*policy.Policy
+	others   int
+}
+
 // about narrows the match down to a pod: which policies are about it, and a key that is the same for pods
 // which cannot have different verdicts. Almost always every pod is the same.
 func (m *match) about(pod *policy.Pod) (policies []*policy.Policy, key string) {

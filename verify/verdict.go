@@ -50,6 +50,8 @@ type Verdict struct {
 	// NoMatch is the node's rule that was applied because no policy matched;
 	// empty if at least one did.
 	NoMatch NoMatch `json:"noMatch,omitempty"`
+	// OtherPods counts the policies that name the image and are for other pods, by their labels.
+	OtherPods int `json:"otherPods,omitempty"`
 	// Policies holds one result for each policy that matched, in the set's order.
 	Policies []PolicyResult `json:"policies"`
 	// Revision names the policy set that was asked.
@@ -66,7 +68,11 @@ type PolicyResult struct {
 	// Reason says in one sentence of at most 1 KiB why the policy failed; empty if it passed.
 	Reason string `json:"reason,omitempty"`
 	// Warning says what of a rule that accepted the image passed less than it seems to demand.
-	Warning     string            `json:"warning,omitempty"`
+	Warning string `json:"warning,omitempty"`
+	// Undecided is true if the policy failed for something that could not be found out. Reference is true if its rule could
+	// not be had, which is for the node's owner to mend.
+	Undecided   bool              `json:"undecided,omitempty"`
+	Reference   bool              `json:"reference,omitempty"`
 	Authorities []AuthorityResult `json:"authorities"`
 }
 
@@ -99,6 +105,10 @@ type AuthorityResult struct {
 	Signers []sigstore.Signer `json:"signers,omitempty"`
 	// Attestations are those that the authority asks for, in place of a signature.
 	Attestations []AttestationResult `json:"attestations,omitempty"`
+	// Undecided is true if something that could not be found out may have let it pass. Reference is true if it did not
+	// pass because of what the policy refers to and does not hold, which is for the node's owner to mend.
+	Undecided bool `json:"undecided,omitempty"`
+	Reference bool `json:"reference,omitempty"`
 }
 
 // AttestationResult is what became of one attestation that an authority asks for.

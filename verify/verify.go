@@ -62,6 +62,8 @@ var ErrNoPolicy = errors.New("no usable policy")
 type UndecidedError struct {
 	Subject Subject
 	Policy  string // the policy that could not be judged, if one was reached
+	// Verdict is what could be found out, if anything was judged. It allows nothing.
+	Verdict *Verdict
 	Err     error
 }
 
@@ -171,6 +173,7 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 		return Verdict{}, &UndecidedError{Subject: s, Err: err}
 	}
 	policies, pod := m.about(s.Pod)
+	about := scope{policies, len(m.policies) - len(policies)}
 	k := keyOf(s, st.revision, pod)
 	if verdict, ok := v.cache.get(k, s.Credentials, v.now()); ok {
 		v.observeCache(true)
@@ -193,7 +196,7 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 		// that does so on a stranger's bytes must end neither the agent, and with it the node's
 		// way to its runtime, nor in an allow.
 		err := rescue.Do(v.opts.Log, "the verification", func() (err error) {
-			verdict, err = v.verify(ctx, st, k, s, policies)
+			verdict, err = v.verify(ctx, st, k, s, about)
 			return err
 		})
 		var undecided *UndecidedError
@@ -214,7 +217,7 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 }
 
 // verify is one verification, and its measurement.
-func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject, policies []*policy.Policy) (verdict Verdict, err error) {
+func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject, about scope) (verdict Verdict, err error) {
 	// The verification that was under way when Verify looked may have ended before this one began.
 	if verdict, ok := v.cache.get(k, s.Credentials, v.now()); ok {
 		return verdict, nil
@@ -224,10 +227,11 @@ func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject, poli
 		err = rescue.ErrPanicked // what is told if deciding does not return
 		defer func() { v.opts.Judged(v.now().Sub(start), err) }()
 	}
-	return v.decide(ctx, st, k, s, policies)
+	return v.decide(ctx, st, k, s, about)
 }
 
-func (v *Verifier) decide(ctx context.Context, st *state, k key, s Subject, policies []*policy.Policy) (Verdict, error) {
+func (v *Verifier) decide(ctx context.Context, st *state, k key, s Subject, about scope) (Verdict, error) {
+	policies := about.policies
 	j := &judgement{subject: s, refs: st.refs, now: v.now()}
 	if asks := plan(policies, s); len(asks) > 0 {
 		leave, err := v.places.Enter(ctx, slices.Collect(maps.Values(asks))...)
@@ -239,10 +243,14 @@ func (v *Verifier) decide(ctx context.Context, st *state, k key, s Subject, poli
 		j.proved = v.prove(ctx, j)
 		verdict, settled, err = v.judge(ctx, j, policies)
 	}
+	var undecided *UndecidedError
+	if errors.As(err, &undecided) && undecided.Verdict != nil {
+		undecided.Verdict.Revision = st.set.Revision()
+	}
 	if err != nil {
 		return Verdict{}, err
 	}
-	verdict.Revision = st.set.Revision()
+	verdict.Revision, verdict.OtherPods = st.set.Revision(), about.others
 	// A warning is kept as briefly as a refusal: somebody is about to sign.
 	ttl := v.opts.DenyTTL
 	if verdict.Allowed && !verdict.Warn {

@@ -16,6 +16,7 @@ import (
 	"github.com/cosentry/cosentry/verify"
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/policy"
+	"github.com/cosentry/cosentry/verify/trust"
 )
 
 // The prefixes by which kubelet tells why an image is not there. It looks for
@@ -87,6 +88,8 @@ func explain(r request, v verify.Verdict, err error) error {
 		return status.Error(codes.NotFound, bounded("%s: %v. Check the name and the pull secret", what, cause(err)))
 	case errors.Is(err, evidence.ErrUnauthorized):
 		return refused("%s could not be verified: %v. Give the pod or the node credentials that may read the signatures, or %s", what, cause(err), see)
+	case errors.Is(err, trust.ErrUnavailable):
+		return refused("%s could not be "+r.asked()+": %v. kubelet will retry; if it stays, tell the node's owner: cosentry status", what, cause(err))
 	case errors.As(err, &undecided), errors.As(err, &resolve):
 		return refused("%s could not be "+r.asked()+": %v. %s%s", what, cause(err), strings.ToUpper(see[:1]), see[1:])
 	default:
@@ -133,7 +136,11 @@ func cause(err error) string { return clip(err.Error(), maxReasons) }
 // byPolicies says which policies refused, and why.
 func byPolicies(v verify.Verdict) string {
 	if v.NoMatch != "" {
-		return fmt.Sprintf(": no policy matches %s, and this node runs nothing that no policy matches", clip(v.Image, maxForeign))
+		pod := ""
+		if v.OtherPods > 0 {
+			pod = " in a pod with these labels"
+		}
+		return fmt.Sprintf(": no policy matches %s%s, and this node runs nothing that no policy matches", clip(v.Image, maxForeign), pod)
 	}
 	var parts []string
 	for _, p := range v.Policies {
@@ -158,6 +165,8 @@ func remedy(v verify.Verdict) string {
 		}
 		_, good := p.Authority()
 		switch {
+		case p.Reference || slices.ContainsFunc(p.Authorities, func(a verify.AuthorityResult) bool { return a.Reference }):
+			return "Tell the node's owner what is missing: cosentry status"
 		case good:
 			return "It is signed; see to what the policy's own rule asks for"
 		case every(p.Authorities, static):
