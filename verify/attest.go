@@ -14,14 +14,14 @@ import (
 )
 
 // attestations judges an authority that asks for attestations: each one that it names must be there, signed as it
-// demands, of the type, and accepted by its rule. None of a type is a failure.
-func (j *judgement) attestations(ctx context.Context, a *policy.Authority, d sigstore.Demand, m *sigstore.Material, r *answer) {
+// demands, of the type, and accepted by its rule. None of a type is a failure. It says whether one lacks nothing but a log's proof.
+func (j *judgement) attestations(ctx context.Context, a *policy.Authority, d sigstore.Demand, m *sigstore.Material, r *answer) (unproved bool) {
 	verified, tally := m.Attestations(ctx, d)
 	r.Found = tally.Found
 	if len(verified) == 0 {
 		r.Reason = fmt.Sprintf("no %sattestation by authority %q (%s)", inForm(a.Format), a.Name, tally.Why())
 		r.asked(a, errors.New(tally.Why()))
-		return
+		return tally.Unproved > 0
 	}
 	r.match.Attestations = map[string][]rules.Attestation{}
 	var signers []sigstore.Signer
@@ -52,6 +52,7 @@ func (j *judgement) attestations(ctx context.Context, a *policy.Authority, d sig
 	if r.Passed {
 		r.signedBy(signers)
 	}
+	return tally.Unproved > 0
 }
 
 // asked lists the attestations that an authority asks for where none could be looked at, and why.

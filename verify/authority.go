@@ -53,7 +53,7 @@ func (j *judgement) authority(ctx context.Context, a *policy.Authority) (r answe
 		r.Reason = fmt.Sprintf("no signature was looked for by authority %q", a.Name)
 		return r
 	}
-	j.look(ctx, a, demand, ev, &r)
+	unproved := j.look(ctx, a, demand, ev, &r)
 	if r.Passed {
 		return r
 	}
@@ -63,28 +63,29 @@ func (j *judgement) authority(ctx context.Context, a *policy.Authority) (r answe
 			r.missing = gap(ev.Incomplete)
 		}
 	}
-	j.logCouldHelp(a, demand, ev, &r)
+	j.logCouldHelp(a, demand, unproved, &r)
 	return r
 }
 
-// look judges what was found, for an authority that asks for signatures or for attestations.
-func (j *judgement) look(ctx context.Context, a *policy.Authority, d sigstore.Demand, ev *evidence.Evidence, r *answer) {
+// look judges what was found, for an authority that asks for signatures or for attestations. It says whether
+// something lacks nothing but a log's proof.
+func (j *judgement) look(ctx context.Context, a *policy.Authority, d sigstore.Demand, ev *evidence.Evidence, r *answer) (unproved bool) {
 	m := j.material(ev)
 	if len(a.Attestations) > 0 {
-		j.attestations(ctx, a, d, m, r)
-		return
+		return j.attestations(ctx, a, d, m, r)
 	}
 	signers, tally := m.Signatures(ctx, d)
 	r.Found = tally.Found
 	if len(signers) == 0 {
 		r.Reason = fmt.Sprintf("no %ssignature by authority %q (%s)", inForm(a.Format), a.Name, tally.Why())
-		return
+		return tally.Unproved > 0
 	}
 	r.Passed = true
 	r.signedBy(signers)
 	for _, s := range signers {
 		r.match.Signatures = append(r.match.Signatures, byRule(s))
 	}
+	return false
 }
 
 // inForm names the one form that counts, so that "none found" is not read as none there.
@@ -171,7 +172,7 @@ func (j *judgement) material(ev *evidence.Evidence) *sigstore.Material {
 
 // logCouldHelp notes that a log may have the proof that did not come with a signature, if the policy names one to
 // ask; or, once it was asked, why it could not be.
-func (j *judgement) logCouldHelp(a *policy.Authority, d sigstore.Demand, ev *evidence.Evidence, r *answer) {
+func (j *judgement) logCouldHelp(a *policy.Authority, d sigstore.Demand, unproved bool, r *answer) {
 	if d.Logs == nil || a.Log == nil || a.Log.URL == "" {
 		return
 	}
@@ -183,7 +184,7 @@ func (j *judgement) logCouldHelp(a *policy.Authority, d sigstore.Demand, ev *evi
 		}
 		return
 	}
-	if j.material(ev).WithoutProof(d) {
+	if unproved {
 		j.unproved[key] = append(j.unproved[key], d.Keys...)
 	}
 }

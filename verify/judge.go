@@ -88,8 +88,9 @@ func (j *judgement) judge(ctx context.Context, matched []*policy.Policy, noMatch
 		}
 	}
 	if v.Allowed && undecided != nil {
-		v.Allowed, v.Warn = false, false
-		undecided.Verdict = &v
+		known := v
+		known.Allowed, known.Warn = false, false
+		undecided.Verdict = &known
 		return Verdict{}, false, undecided
 	}
 	if !v.Allowed {

@@ -32,6 +32,13 @@ func TestAKeyThatWasNeverHadDecidesNothing(t *testing.T) {
 	if v.Cached() != 0 {
 		t.Error("it is remembered")
 	}
+	var undecided *UndecidedError
+	if !errors.As(err, &undecided) || undecided.Verdict == nil || undecided.Verdict.Allowed || undecided.Verdict.Revision != v.Revision() {
+		t.Fatalf("what could be found out: %+v", undecided)
+	}
+	if p := undecided.Verdict.Policies[0]; !p.Undecided || !p.Authorities[0].Undecided || !p.Authorities[0].Reference {
+		t.Errorf("what could be found out: %+v", p)
+	}
 	// Another authority suffices, and another policy's refusal decides.
 	w.resolve(v, policyDoc("signed", "enforce", keyFrom("kms", vault), keyAuthority("release-key", []string{"P-256"})))
 	checkDecision(t, verdictOn(t, v, appSubject()), true, "")
@@ -48,7 +55,11 @@ func TestASecretThatComesAndGoes(t *testing.T) {
 	w := newWorld(t)
 	doc := policyDoc("signed", "enforce", keyFrom("release", "secretRef: {namespace: cosign-system, name: release}"))
 	v := w.verifier(testOptions(holding(found(classicFor("P-256", appDigest)))), doc)
-	checkDecision(t, verdictOn(t, v, appSubject()), false, "not there")
+	got := verdictOn(t, v, appSubject())
+	checkDecision(t, got, false, "not there")
+	if a := got.Policies[0].Authorities[0]; !a.Reference || a.Undecided {
+		t.Errorf("%+v: want that it is told to be the owner's to mend", a)
+	}
 	file := w.write("secrets/cosign-system/release/cosign.pub", publicPEM(keyOfKind("P-256")))
 	w.resolve(v, doc)
 	checkDecision(t, verdictOn(t, v, appSubject()), true, "")
@@ -232,7 +243,7 @@ func TestPoliciesForCertainPods(t *testing.T) {
 		} {
 			s := appSubject()
 			s.Pod = c.pod
-			if got := verdictOn(t, v, s); got.Allowed != c.allowed || got.NoMatch != c.noMatch {
+			if got := verdictOn(t, v, s); got.Allowed != c.allowed || got.NoMatch != c.noMatch || (got.OtherPods == 2) != (c.noMatch != "") {
 				t.Errorf("%+v: %+v", c.pod, got)
 			}
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/cosentry/cosentry/verify"
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/policy"
+	"github.com/cosentry/cosentry/verify/trust"
 )
 
 func undecided(err error) error { return &verify.UndecidedError{Err: err, Policy: "p"} }
@@ -45,6 +46,22 @@ func TestWhatKubeletReads(t *testing.T) {
 		"no policy matches": {
 			v:    verify.Verdict{Image: app + ":1", Repository: app, Digest: manifest("x"), NoMatch: verify.NoMatchDeny},
 			code: codes.Unknown, prefix: refused + what + "is refused: no policy matches " + app + ":1,", words: []string{see},
+		},
+		"policies are for other pods": {
+			v:    verify.Verdict{Image: app + ":1", Repository: app, Digest: manifest("x"), NoMatch: verify.NoMatchDeny, OtherPods: 2},
+			code: codes.Unknown, prefix: refused + what + "is refused: no policy matches " + app + ":1 in a pod with these labels,",
+		},
+		"a key that the node does not hold, which signing cannot mend": {
+			v:    verify.Verdict{Repository: app, Digest: manifest("x"), Policies: []verify.PolicyResult{{Policy: "p", Mode: "enforce", Authorities: []verify.AuthorityResult{{Kind: "key", Reference: true}}}}},
+			code: codes.Unknown, prefix: refused, words: []string{"Tell the node's owner what is missing: cosentry status", see},
+		},
+		"a rule that the node does not hold, although it is signed": {
+			v:    verify.Verdict{Repository: app, Digest: manifest("x"), Policies: []verify.PolicyResult{{Policy: "p", Mode: "enforce", Reference: true, Authorities: []verify.AuthorityResult{{Kind: "key", Passed: true}}}}},
+			code: codes.Unknown, prefix: refused, words: []string{"Tell the node's owner what is missing: cosentry status"},
+		},
+		"a key management service is away": {
+			v: digested, err: undecided(fmt.Errorf("key: %w: connection refused", trust.ErrUnavailable)), code: codes.Unknown, prefix: refused + what + "could not be verified: ",
+			words: []string{"connection refused", "kubelet will retry; if it stays, tell the node's owner: cosentry status"},
 		},
 		"the name cannot be matched": {
 			v: digested, err: undecided(fmt.Errorf("%w: x", policy.ErrImageName)), code: codes.Unknown, prefix: refused + what + "is refused: ",
