@@ -22,7 +22,7 @@ type wanted struct {
 	rules      map[ruleID]bool
 	kms        map[string]bool
 	remotes    map[policy.Remote]bool
-	publicGood bool
+	roots      map[string]bool // by the names that policies use; the public-good instance's is empty
 }
 
 // keyID is what makes two keys of policies the same: where they are from, and what is done with them.
@@ -75,7 +75,7 @@ func gather(set *policy.Set) *wanted {
 	w := &wanted{
 		secrets: map[policy.Reference]bool{}, configMaps: map[policy.Reference]bool{},
 		keys: map[keyID]bool{}, certs: map[certID]bool{}, rules: map[ruleID]bool{},
-		kms: map[string]bool{}, remotes: map[policy.Remote]bool{},
+		kms: map[string]bool{}, remotes: map[policy.Remote]bool{}, roots: map[string]bool{},
 	}
 	if set == nil {
 		return w
@@ -102,8 +102,8 @@ func gather(set *policy.Set) *wanted {
 				} else {
 					w.configMaps[*u.rule.ConfigMap] = true
 				}
-			case u.root != nil && *u.root == "":
-				w.publicGood = true
+			case u.root != nil:
+				w.roots[*u.root] = true
 			}
 		}
 	}

@@ -40,7 +40,8 @@ type rootOrError struct {
 }
 
 // resolveRoots reads all trust roots there are, whether or not a policy names them: an owner who has written one down
-// wants to know that it is good.
+// wants to know that it is good. A name that policies use and that no root has is among them, as an error: who looks at
+// the state of this node must see what fails for it.
 func (k *Keeper) resolveRoots(set *policy.Set, w *wanted, fetched map[itemID]got) map[string]rootOrError {
 	before := k.parsed.roots
 	k.parsed.roots = map[string]*trustroot.Root{}
@@ -76,7 +77,16 @@ func (k *Keeper) resolveRoots(set *policy.Set, w *wanted, fetched map[itemID]got
 		}
 		roots[f.Name] = r
 	}
+	for name := range w.roots {
+		if _, there := roots[name]; !there {
+			roots[name] = rootOrError{err: noRoot(name)}
+		}
+	}
 	return roots
+}
+
+func noRoot(name string) error {
+	return fmt.Errorf("trust root %s: %w: no TrustRoot document and no file of the settings (trust.roots) has this name", quote(name), ErrMissing)
 }
 
 // once reads a root unless the last Resolve has read the same.
@@ -167,7 +177,7 @@ func (k *Keeper) resolvePublicGood(w *wanted, fetched map[itemID]got) rootOrErro
 
 // updates says whether the public-good instance is asked for a newer root.
 func (k *Keeper) updates(w *wanted) bool {
-	return k.opts.UpdatePublicGood && k.opts.CacheDir != "" && w.publicGood
+	return k.opts.UpdatePublicGood && k.opts.CacheDir != "" && w.roots[""]
 }
 
 // rootMakers are the items for TUF repositories on servers.

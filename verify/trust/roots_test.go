@@ -118,6 +118,48 @@ func TestRootsThatAreNotGiven(t *testing.T) {
 	}
 }
 
+// A reference that names nothing fails each image that needs it: it must be seen where the node's owner looks, and be gone
+// from there when no policy has it any more.
+func TestRootThatNobodyHasIsAState(t *testing.T) {
+	n := fresh(t)
+	s := set(t, keylessOfRoot("corp"), keylessOfRoot("corp"))
+	snapshot := n.Resolve(s)
+	st := n.find(t, KindRoot, "corp")
+	if st.OK || !strings.Contains(st.Error, "no TrustRoot document") {
+		t.Errorf("state is %+v", st)
+	}
+	_, err := snapshot.Root("corp")
+	mustFail(t, err, ErrMissing, "has this name")
+	if got := words(snapshot.Warnings(s)); strings.Count(got, "has this name") != 2 {
+		t.Errorf("warnings, of which there is one for each policy, are\n%s", got)
+	}
+	// Once it is there the same reference is fine.
+	doc := &policy.TrustRoot{Name: "corp", JSON: tuftest.TrustedRootJSON(t, newSigstore(t))}
+	n.Resolve(with(t, policy.Documents{Policies: s.Policies(), TrustRoots: []*policy.TrustRoot{doc}}))
+	if st := n.find(t, KindRoot, "corp"); !st.OK || st.Error != "" {
+		t.Errorf("state is %+v", st)
+	}
+}
+
+func TestStatusForgetsWhatIsNoLongerReferredTo(t *testing.T) {
+	n := fresh(t)
+	n.Resolve(set(t, secretPolicy, keylessOfRoot("corp"), "  - key:\n      kms: hashivault://k"))
+	if got := n.Status(); len(got) != 4 {
+		t.Fatalf("states are %+v", got)
+	}
+	n.Resolve(set(t))
+	if got := n.Status(); len(got) != 1 || got[0].Name != publicGoodName {
+		t.Errorf("states are %+v", got)
+	}
+	if len(n.items) != 0 {
+		t.Errorf("%d things are still fetched", len(n.items))
+	}
+}
+
+func keylessOfRoot(name string) string {
+	return strings.Replace(keylessPolicy, "keyless:\n", "keyless:\n      trustRootRef: "+name+"\n", 1)
+}
+
 func words(all []policy.Warning) string {
 	var b strings.Builder
 	for _, w := range all {
@@ -254,7 +296,7 @@ func TestPublicGoodRootIsNotAskedForWhereNoPolicyUsesIt(t *testing.T) {
 // Between a fetched root that has expired and an older one that is built in there is a step back.
 func TestExpiredPublicGoodRootIsNotReplacedByWhatWasBuiltInBefore(t *testing.T) {
 	n := fresh(t, func(o *Options) { o.UpdatePublicGood = true })
-	w := &wanted{publicGood: true}
+	w := &wanted{roots: map[string]bool{"": true}}
 	id := remoteItemID("", trustroot.PublicGoodRemote())
 	ended := time.Now().Add(-time.Hour)
 	other := &trustroot.Root{TrustedMaterial: newSigstore(t), Revision: "other", Expires: ended}

@@ -117,7 +117,7 @@ func (s *Snapshot) Root(name string) (root.TrustedMaterial, error) {
 	}
 	r, ok := s.roots[name]
 	if !ok {
-		return nil, fmt.Errorf("trust root %s: %w: no TrustRoot document and no file of the settings (trust.roots) has this name", quote(name), ErrMissing)
+		return nil, noRoot(name)
 	}
 	if r.err != nil {
 		return nil, r.err
