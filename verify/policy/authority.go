@@ -130,12 +130,22 @@ func (r *reader) source(o object) *Source {
 	list := r.list(o, "source", MaxAuthorities)
 	if len(list) > 1 {
 		r.fault(o.line("source"), path, "has %d entries: only a single source is read, as in policy-controller", len(list))
-		return nil
 	}
-	if len(list) == 0 || r.exhausted() {
-		return nil
+	var first *Source
+	for i, item := range list { // all of them, for their own faults
+		s := r.oneSource(item, index(path, i))
+		if r.exhausted() {
+			return nil
+		}
+		if i == 0 {
+			first = s
+		}
 	}
-	s, ok := r.object(list[0], index(path, 0), "oci", "tagPrefix", "signaturePullSecrets")
+	return first
+}
+
+func (r *reader) oneSource(n *yaml.Node, path string) *Source {
+	s, ok := r.object(n, path, "oci", "tagPrefix", "signaturePullSecrets")
 	if !ok {
 		return nil
 	}

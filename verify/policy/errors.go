@@ -1,7 +1,10 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -68,6 +71,20 @@ func (e *Errors) add(f Fault) {
 	case len(*e) == maxFaults:
 		*e = append(*e, Fault{File: f.File, Text: "more faults follow: mend these first"})
 	}
+}
+
+// inOrder puts the faults of each file in order of their lines, what is the file's own after them. What add says about
+// those left out stays last.
+func (e Errors) inOrder() {
+	line := func(f Fault) int {
+		if f.Line == 0 {
+			return math.MaxInt
+		}
+		return f.Line
+	}
+	slices.SortStableFunc(e[:min(len(e), maxFaults)], func(a, b Fault) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(line(a), line(b)))
+	})
 }
 
 // quote shows foreign text: escaped, so that it cannot forge a line of a log,

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -148,6 +149,81 @@ authorities:
 	}
 	if last := faults[len(faults)-1]; !strings.HasPrefix(last.Text, "not readable as YAML") && !strings.Contains(last.Text, "ClusterImagePolicy") {
 		t.Errorf("the last document's fault is missing: %v", last)
+	}
+}
+
+// What is one too many has faults of its own, and whoever mends a file wants to know them at once.
+func TestOneTooManyHidesNoFaults(t *testing.T) {
+	key := "key: {kms: 'hashivault://k'}"
+	for _, c := range []struct {
+		rule, spec string
+		want       []string
+	}{
+		{"sources", "authorities: [{" + key + ", source: [{oci: a}, {oci: 'https://b', tagPrefix: '-'}, x]}]", []string{
+			"source: has 3 entries", `source[0].oci: "a" names no repository`, `source[1].oci: "https://b" has a scheme`, "source[1].tagPrefix: ", "source[2]: must be a mapping",
+		}},
+		{"rules", "authorities: [{" + key + "}]\npolicy: {type: cue, data: 'a: [', remote: {url: 'http://a.example'}, configMapRef: {name: A}}", []string{
+			"spec.policy: has data, remote and configMapRef", "policy.data: ", "policy.remote.url: ", "policy.remote.sha256sum: missing", "policy.configMapRef.name: ", "policy.configMapRef.key: missing",
+		}},
+		{"rule and an empty one of no shape", "authorities: [{" + key + "}]\npolicy: {type: cue, data: 'a: 1', remote: ''}", []string{"policy.remote: must be a mapping"}},
+		{"keys", "authorities: [{key: {data: x, kms: 'x://k', secretRef: {name: A}}}]", []string{"key: has data, kms and secretRef", "key.data: ", "key.kms: ", "key.secretRef.name: "}},
+		{"identities", "authorities: [{keyless: {identities: [{issuer: 1, issuerRegExp: '(', subject: 2, subjectRegExp: ')'}]}}]", []string{
+			"has issuer and issuerRegExp", "[0].issuer: must be", "[0].issuerRegExp: does not compile", "has subject and subjectRegExp", "[0].subject: must be", "[0].subjectRegExp: does not compile",
+		}},
+		{"certificates", "authorities: [{keyless: {ca-cert: {kms: k, data: x, secretRef: {}}, identities: [{issuer: i, subject: s}]}}]", []string{"ca-cert.kms: ", "ca-cert.data: ", "ca-cert.secretRef.name: missing"}},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			got := faultsOf(t, doc("images: [{glob: '**'}]\n"+c.spec)).Error()
+			for _, want := range c.want {
+				if !strings.Contains(got, want) {
+					t.Errorf("got %s\nwant it to say: %s", got, want)
+				}
+			}
+		})
+	}
+	roots := faultsOf(t, rootDoc("r", "sigstoreKeys: {tLogs: x}\n  remote: {root: '-', mirror: x}\n  repository: {root: '-'}\n  trustedRootJSON: '{'")).Error()
+	for _, want := range []string{"spec: has sigstoreKeys, repository, remote and trustedRootJSON", "sigstoreKeys.tLogs: ", "remote.mirror: ", "repository.mirrorFS: missing", "trustedRootJSON: is not a trusted root"} {
+		if !strings.Contains(roots, want) {
+			t.Errorf("got %s\nwant it to say: %s", roots, want)
+		}
+	}
+}
+
+// Who mends a file goes through it from top to bottom.
+func TestFaultsAreInOrderOfLines(t *testing.T) {
+	broken := doc("authorities:\n- key: {data: x}\n  ctlog: {url: x}\n- static: {action: x}\npolicy: {}\nmatch: [{resource: x}]\nmode: x\nimages: []") + "zzz: 1\n---\n" + doc("mode: x\nimages: []")
+	inOrder := func(faults Errors) {
+		t.Helper()
+		if len(faults) < 9 {
+			t.Errorf("only %d faults", len(faults))
+		}
+		for i, f := range faults[1:] {
+			if before := faults[i]; before.File == f.File && before.Line > f.Line || before.File > f.File {
+				t.Errorf("%v\ncomes after %v", f, before)
+			}
+		}
+	}
+	inOrder(faultsOf(t, broken))
+	dir := t.TempDir()
+	write(t, dir+"/a.yaml", broken)
+	write(t, dir+"/b.yaml", "---\n"+keyPolicy(t, "twin", "**", "P-256")+"---\n"+keyPolicy(t, "twin", "**", "P-256")+"---\n"+doc("mode: x"))
+	write(t, dir+"/c.yaml", keyPolicy(t, "other", "**", "P-256")+"---\n"+keyPolicy(t, "other", "**", "P-256"))
+	write(t, dir+"/d.yaml", broken)
+	_, err := Load(dir)
+	var faults Errors
+	if !errors.As(err, &faults) {
+		t.Fatal(err)
+	}
+	inOrder(faults)
+	// What is the file's own comes last, and behind it what was left out.
+	all := Errors{{Line: 2}, {Text: "own"}, {Line: 1}}
+	for len(all) < maxFaults {
+		all.add(Fault{Line: 3})
+	}
+	all.add(Fault{Line: 1})
+	all.inOrder()
+	if all[0].Line != 1 || all[maxFaults-1].Text != "own" || !strings.Contains(all[maxFaults].Text, "more faults follow") {
+		t.Errorf("%v … %v", all[0], all[maxFaults-1:])
 	}
 }
 

@@ -50,9 +50,8 @@ func (r *reader) list(o object, name string, limit int) []*yaml.Node {
 	return n.Content
 }
 
-// oneOf returns the one field of several that is set. None, or more than one, is a fault. An empty string is unset, as
-// in policy-controller.
-func (r *reader) oneOf(o object, names ...string) string {
+// oneOf faults fields of which not exactly one is set. An empty string is unset, as in policy-controller.
+func (r *reader) oneOf(o object, names ...string) {
 	var set []string
 	for _, name := range names {
 		if field, ok := o.fields[name]; ok && !isEmpty(r.resolve(field)) {
@@ -65,10 +64,7 @@ func (r *reader) oneOf(o object, names ...string) string {
 		r.fault(o.node, o.path, "missing: one of %s is needed", enumerate(names, "or"))
 	case len(set) > 1:
 		r.fault(o.node, o.path, "has %s: keep one of them", enumerate(set, "and"))
-	default:
-		return set[0]
 	}
-	return ""
 }
 
 func isEmpty(n *yaml.Node) bool {

@@ -19,28 +19,21 @@ func (r *reader) key(n *yaml.Node, path string) *Key {
 	}
 	k := &Key{}
 	k.Hash, k.HashWritten = r.hash(o)
-	switch r.oneOf(o, "data", "kms", "secretRef") {
-	case "data":
-		data := r.text(o, "data", maxKeyData)
-		if data == "" {
-			return k
-		}
+	// Each is read for its own faults, even if there is one too many.
+	r.oneOf(o, "data", "kms", "secretRef")
+	if data := r.text(o, "data", maxKeyData); data != "" {
 		keys, err := ParsePublicKeys([]byte(data), k.Hash, k.HashWritten)
 		if err != nil {
 			r.fault(o.line("data"), join(path, "data"), "%v", err)
 		}
 		k.PublicKeys = keys
-	case "kms":
-		k.KMS = r.text(o, "kms", maxURL)
-		if k.KMS == "" {
-			return k
-		}
+	}
+	if k.KMS = r.text(o, "kms", maxURL); k.KMS != "" {
 		if err := checkKMS(k.KMS); err != nil {
 			r.fault(o.line("kms"), join(path, "kms"), "%v", err)
 		}
-	case "secretRef":
-		k.Secret = r.secret(o)
 	}
+	k.Secret = r.secret(o)
 	return k
 }
 
@@ -56,10 +49,14 @@ func (r *reader) hash(o object) (h crypto.Hash, written bool) {
 	return h, strings.TrimSpace(text) != ""
 }
 
-// secret reads a secretRef. policy-controller reads the secret in its own namespace whatever namespace is written
+// secret reads a secretRef, if there is one. policy-controller reads the secret in its own namespace whatever namespace is written
 // here; a node has no namespace of its own, so what is written counts, and DefaultNamespace where nothing is.
 func (r *reader) secret(o object) *Reference {
-	s, ok := r.object(o.fields["secretRef"], join(o.path, "secretRef"), "name", "namespace")
+	field, ok := o.fields["secretRef"]
+	if !ok {
+		return nil
+	}
+	s, ok := r.object(field, join(o.path, "secretRef"), "name", "namespace")
 	if !ok {
 		return nil
 	}

@@ -45,18 +45,10 @@ func (r *reader) identity(n *yaml.Node, path string) (id Identity) {
 	if !ok {
 		return id
 	}
-	switch r.oneOf(o, "issuer", "issuerRegExp") {
-	case "issuer":
-		id.Issuer = r.text(o, "issuer", maxIdentity)
-	case "issuerRegExp":
-		id.IssuerRegExp = r.regexp(o, "issuerRegExp")
-	}
-	switch r.oneOf(o, "subject", "subjectRegExp") {
-	case "subject":
-		id.Subject = r.text(o, "subject", maxIdentity)
-	case "subjectRegExp":
-		id.SubjectRegExp = r.regexp(o, "subjectRegExp")
-	}
+	r.oneOf(o, "issuer", "issuerRegExp")
+	id.Issuer, id.IssuerRegExp = r.text(o, "issuer", maxIdentity), r.regexp(o, "issuerRegExp")
+	r.oneOf(o, "subject", "subjectRegExp")
+	id.Subject, id.SubjectRegExp = r.text(o, "subject", maxIdentity), r.regexp(o, "subjectRegExp")
 	return id
 }
 
@@ -82,21 +74,15 @@ func (r *reader) certificates(n *yaml.Node, path string) *Certificates {
 	}
 	if field, ok := o.fields["kms"]; ok {
 		r.fault(field, join(path, "kms"), "holds keys, not certificates: put PEM certificates in data or in a secret")
-		return nil
+	} else {
+		r.oneOf(o, "data", "secretRef")
 	}
 	r.hash(o)
-	c := &Certificates{}
-	switch r.oneOf(o, "data", "secretRef") {
-	case "data":
-		c.PEM = r.text(o, "data", maxChain)
-		if c.PEM == "" {
-			return c
-		}
+	c := &Certificates{PEM: r.text(o, "data", maxChain), Secret: r.secret(o)}
+	if c.PEM != "" {
 		if err := checkAuthorities(c.PEM); err != nil {
 			r.fault(o.line("data"), join(path, "data"), "%v", err)
 		}
-	case "secretRef":
-		c.Secret = r.secret(o)
 	}
 	return c
 }

@@ -49,6 +49,7 @@ func Load(dir string) (*Set, error) {
 		faults.add(f)
 	}
 	if len(faults) > 0 {
+		faults.inOrder()
 		return nil, faults
 	}
 	return NewSet(all)

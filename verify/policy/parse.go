@@ -57,6 +57,7 @@ func parse(file string, data []byte, rules *ruleChecks) (Documents, Errors) {
 		}
 	}
 	if len(r.faults) > 0 {
+		r.faults.inOrder()
 		return Documents{}, r.faults
 	}
 	return found, nil

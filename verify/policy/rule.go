@@ -79,25 +79,24 @@ func (r *reader) attestationRule(a object) *Rule {
 	return r.rule(o)
 }
 
+// rule reads each form that is there, if there are several as well: each may have faults of its own.
 func (r *reader) rule(o object) *Rule {
 	rule := &Rule{Type: r.needed(o, "type", maxMessage, "use cue or rego")}
 	if rule.Type != "" && rule.Type != rules.CUE && rule.Type != rules.Rego {
 		r.fault(o.line("type"), join(o.path, "type"), "%s is not a type of policy: use cue or rego", quote(rule.Type))
 		rule.Type = ""
 	}
-	switch r.oneOf(o, "data", "remote", "configMapRef") {
-	case "data":
-		rule.Text = r.text(o, "data", rules.MaxText)
-		if rule.Text == "" || rule.Type == "" {
-			break
-		}
+	r.oneOf(o, "data", "remote", "configMapRef")
+	if rule.Text = r.text(o, "data", rules.MaxText); rule.Text != "" && rule.Type != "" {
 		if err := r.rules.check(rule.Type, rule.Text); err != nil {
 			r.fault(o.line("data"), join(o.path, "data"), "%s", oneLine(err.Error()))
 		}
-	case "remote":
-		rule.Remote = r.remote(o.fields["remote"], join(o.path, "remote"))
-	case "configMapRef":
-		rule.ConfigMap = r.configMap(o.fields["configMapRef"], join(o.path, "configMapRef"))
+	}
+	if field, ok := o.fields["remote"]; ok {
+		rule.Remote = r.remote(field, join(o.path, "remote"))
+	}
+	if field, ok := o.fields["configMapRef"]; ok {
+		rule.ConfigMap = r.configMap(field, join(o.path, "configMapRef"))
 	}
 	return rule
 }

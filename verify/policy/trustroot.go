@@ -41,21 +41,23 @@ func (r *reader) trustRootDocument(n *yaml.Node, at string) *TrustRoot {
 	if !ok {
 		return nil
 	}
-	switch kind := r.oneOf(spec, "sigstoreKeys", "repository", "remote", "trustedRootJSON"); kind {
-	case "sigstoreKeys":
-		t.Keys = r.sigstoreKeys(spec.fields[kind], join(spec.path, kind))
-	case "repository":
-		t.Repository = r.tufRepository(spec.fields[kind], join(spec.path, kind))
-	case "remote":
-		t.Remote = r.tufRemote(spec.fields[kind], join(spec.path, kind))
-	case "trustedRootJSON":
-		t.JSON = []byte(r.text(spec, kind, maxRootJSON))
-		if len(t.JSON) > 0 {
-			r.sound(spec, kind, "trusted root", func() error {
-				_, err := root.NewTrustedRootFromJSON(t.JSON)
-				return err
-			})
-		}
+	// All that is there is read for its own faults, even if there is one too many.
+	r.oneOf(spec, "sigstoreKeys", "repository", "remote", "trustedRootJSON")
+	if field, ok := spec.fields["sigstoreKeys"]; ok {
+		t.Keys = r.sigstoreKeys(field, join(spec.path, "sigstoreKeys"))
+	}
+	if field, ok := spec.fields["repository"]; ok {
+		t.Repository = r.tufRepository(field, join(spec.path, "repository"))
+	}
+	if field, ok := spec.fields["remote"]; ok {
+		t.Remote = r.tufRemote(field, join(spec.path, "remote"))
+	}
+	if text := r.text(spec, "trustedRootJSON", maxRootJSON); text != "" {
+		t.JSON = []byte(text)
+		r.sound(spec, "trustedRootJSON", "trusted root", func() error {
+			_, err := root.NewTrustedRootFromJSON(t.JSON)
+			return err
+		})
 	}
 	return t
 }
