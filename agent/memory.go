@@ -32,14 +32,14 @@ func spareMemory() {
 	}
 }
 
-// giveMemoryBack gives back what is not in use at every interval until ctx ends, and to begin with the
-// program's own pages that the start alone needed: the libraries that policies may need (rules, key management
-// services) touch most of the binary as they are initialised, and then hardly ever again.
+// giveMemoryBack gives back what is not in use, to begin with and at every interval until ctx ends. The program's own
+// pages are part of that: the libraries that policies may need (rules, key management services) touch most of the
+// binary as they are initialised, and then hardly ever again.
 func giveMemoryBack(ctx context.Context, interval time.Duration) {
-	_ = unmapProgram() // without it the agent is larger, and works
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
+		_ = unmapProgram() // without it the agent is larger, and works
 		select {
 		case <-ctx.Done():
 			return

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -57,14 +58,32 @@ func TestRequestsPerDecision(t *testing.T) {
 	}
 }
 
-// TestMemoryAtRest reads the resident memory that is cosentry's own, after some work.
+// TestMemoryAtRest reads the resident memory that is cosentry's own, after some work. What that took is given back
+// within a minute; what is at rest is what remains then.
 func TestMemoryAtRest(t *testing.T) {
 	w := newWorld(t, nil)
 	w.pushSigned("app:1", "signed")
 	for range 3 {
 		w.wantRun(t, w.image("app:1"), "signed")
 	}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.agent.PID()))
+	const aim = 40 << 10 // KiB
+	deadline := time.Now().Add(2 * time.Minute)
+	kib := memoryOf(t, w.agent.PID())
+	t.Logf("after work: resident %d KiB, of which anonymous %d, mapped from files %d", kib["VmRSS"], kib["RssAnon"], kib["RssFile"])
+	for kib["VmRSS"] > aim && time.Now().Before(deadline) {
+		time.Sleep(time.Second)
+		kib = memoryOf(t, w.agent.PID())
+	}
+	t.Logf("at rest: resident %d KiB, of which anonymous %d, mapped from files %d", kib["VmRSS"], kib["RssAnon"], kib["RssFile"])
+	if kib["VmRSS"] == 0 || kib["VmRSS"] > aim {
+		t.Errorf("resident memory is %d KiB, want less than 40 MiB", kib["VmRSS"])
+	}
+}
+
+// memoryOf reads the sizes of proc_pid_status(5), in KiB.
+func memoryOf(t *testing.T, pid int) map[string]int {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	must(t, err)
 	kib := map[string]int{}
 	for line := range strings.Lines(string(data)) {
@@ -73,10 +92,7 @@ func TestMemoryAtRest(t *testing.T) {
 			must(t, err)
 		}
 	}
-	t.Logf("resident %d KiB, of which anonymous %d, mapped from files %d", kib["VmRSS"], kib["RssAnon"], kib["RssFile"])
-	if kib["VmRSS"] == 0 || kib["VmRSS"] > 40<<10 {
-		t.Errorf("resident memory is %d KiB, want less than 40 MiB", kib["VmRSS"])
-	}
+	return kib
 }
 
 // BenchmarkVersion and BenchmarkListContainers compare a call on containerd

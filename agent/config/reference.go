@@ -85,7 +85,7 @@ var described = map[string]string{
 	"namespaces.file":            "What `kubectl get namespaces -o yaml` (or `-o json`) prints, for `labelled`; at most 8 MiB. Replace it by a rename. Read again when it changes, on SIGHUP, and every minute. A namespace that is not in it is judged; without the file all are. While it cannot be read, what it last said holds.",
 	"trust.dir":                  "Folder of what policies refer to by name: `secrets/<namespace>/<name>/<key>` and `configmaps/<namespace>/<name>/<key>`.",
 	"trust.cacheDir":             "Folder, made with mode 0700, in which what was fetched is kept for when its server is away: public keys of key management services, remote rules, trust roots. What is signed or bound by a hash is checked again when it is read.",
-	"trust.refresh":              "How often keys of key management services and trust roots are fetched again: 1m to 168h. Failures are tried again sooner.",
+	"trust.refresh":              "How often trust roots are fetched again: 1m to 168h. Keys of key management services are asked for as often, and at least every hour. Failures are tried again sooner.",
 	"trust.updatePublicGood":     "Keep the trust root of sigstore's public-good instance up to date from its TUF repository, where some policy asks for it. `false`: the one built in is used until it expires.",
 	"trust.roots":                "List of `{name: …, file: …}`: trusted_root.json files, which `trustRootRef` names like TrustRoot documents.",
 	"verification.createTimeout": "How long judging all images of a CreateContainer together may take, those that are mounted included: 100ms to 1m50s, below kubelet's 2 minutes. Mode `observe` judges as well and may delay a call by as much.",

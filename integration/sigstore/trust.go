@@ -93,12 +93,6 @@ func (i *Instance) SigstoreKeys(name string) (string, error) {
 // CertificateAuthority is the chain of the authority for signing certificates, in PEM, the root last.
 func (i *Instance) CertificateAuthority() string { return string(pemOf(i.signers.chain()...)) }
 
-// LogKey is the transparency log's public key in PEM.
-func (i *Instance) LogKey() (string, error) {
-	text, err := cryptoutils.MarshalPublicKeyToPEM(public(i.ledger.key))
-	return string(text), err
-}
-
 // Environment writes the trusted root and its parts to dir, and returns the settings by which the cosign command
 // takes them for the only sigstore there is, and the path of the trusted root.
 func (i *Instance) Environment(dir string) (env []string, trustedRoot string, err error) {

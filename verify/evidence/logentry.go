@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -154,7 +155,9 @@ func reasonable(key any) bool {
 	switch k := key.(type) {
 	case *rsa.PublicKey:
 		return limits.CertificateKey.Check(int64(k.N.BitLen())) == nil
-	case *ecdsa.PublicKey, ed25519.PublicKey:
+	case *ecdsa.PublicKey:
+		return k.Curve == elliptic.P256() || k.Curve == elliptic.P384() || k.Curve == elliptic.P521()
+	case ed25519.PublicKey:
 		return true
 	}
 	return false

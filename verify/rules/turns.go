@@ -131,6 +131,11 @@ func (t *turns) wait(ctx context.Context, turn chan<- struct{}, timer *time.Time
 	select {
 	case turn <- struct{}{}:
 		return nil
+	default: // of a free turn and a time that is up at once, select would take either
+	}
+	select {
+	case turn <- struct{}{}:
+		return nil
 	case <-timer.C:
 		return fmt.Errorf("%w: others were under way for %s", errBusy, t.limit)
 	case <-ctx.Done():
