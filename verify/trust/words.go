@@ -27,8 +27,16 @@ func brief(err error) string {
 		s, cut = s[:maxReason], "…"
 	}
 	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
-	q := strconv.QuoteToASCII(s)
-	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`) + cut
+	var b strings.Builder
+	for _, r := range s {
+		if r < ' ' || r > '~' {
+			q := strconv.QuoteRuneToASCII(r)
+			b.WriteString(q[1 : len(q)-1])
+			continue
+		}
+		b.WriteRune(r) // quotes and backslashes too: what is quoted in it is escaped already, and must be readable
+	}
+	return b.String() + cut
 }
 
 var (

@@ -94,24 +94,37 @@ func (m *mirror) read(ctx context.Context, name string, most int64) ([]byte, err
 	req.Header.Set("User-Agent", "cosentry")
 	res, err := m.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("asking for %.200q: %w", address.Redacted(), unwrapURL(err))
+		return nil, &unreachable{address.Redacted(), unwrapURL(err)}
 	}
 	defer res.Body.Close()
 	switch {
 	case res.StatusCode == http.StatusNotFound:
-		return nil, fmt.Errorf("%.200q: %w", address.Redacted(), fs.ErrNotExist)
+		return nil, &unreachable{address.Redacted(), fmt.Errorf("the server answers with status %d: %w", res.StatusCode, fs.ErrNotExist)}
 	case res.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("asking for %.200q: the server answers with status %d", address.Redacted(), res.StatusCode)
+		return nil, &unreachable{address.Redacted(), fmt.Errorf("the server answers with status %d", res.StatusCode)}
 	}
 	data, err := io.ReadAll(io.LimitReader(res.Body, most+1))
 	if err != nil {
-		return nil, fmt.Errorf("reading %.200q: %w", address.Redacted(), foreign(err))
+		return nil, &unreachable{address.Redacted(), foreign(err)}
 	}
 	if int64(len(data)) > most {
 		return nil, fmt.Errorf("%.200q is longer than the %d bytes it may have", address.Redacted(), most)
 	}
 	return data, nil
 }
+
+// unreachable is the error for a server that gave no answer, or not the one that was asked for. Nothing was judged then:
+// to call that a repository which is not accepted would have its owner look for a fault in signatures.
+type unreachable struct {
+	address string
+	err     error // in words that are ours or escaped
+}
+
+func (e *unreachable) Error() string {
+	return fmt.Sprintf("could not be reached: asking for %.200q: %v", e.address, e.err)
+}
+
+func (e *unreachable) Unwrap() error { return e.err }
 
 // unwrapURL leaves out the address that http's errors repeat, which a redirect may have made a stranger's.
 func unwrapURL(err error) error {

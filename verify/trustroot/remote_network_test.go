@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -87,12 +88,49 @@ func TestRemoteStopsWaitingWithItsCaller(t *testing.T) {
 	}
 }
 
-func TestRemoteSaysWhatTheServerAnswered(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
-	t.Cleanup(server.Close)
-	remote := NewRemote(policy.TUFRemote{Root: tuftest.New(t).Root(), Mirror: server.URL}, t.TempDir(), RemoteOptions{})
-	r, err := remote.Refresh(t.Context())
-	refused(t, r, err, "status 403")
+// A server that is away says nothing about the repository: the words must not send its owner to look at signatures, nor be
+// escaped once more by each who hands them on.
+func TestRemoteThatIsAwayIsNotCalledARepositoryThatIsWrong(t *testing.T) {
+	answering := func(status int, body string) string {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, body)
+		}))
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	cut := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		_, _ = io.WriteString(w, "{")
+	}))
+	t.Cleanup(cut.Close)
+	proxy, err := url.Parse("http://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const away, wrong = "could not be reached", "is not accepted"
+	for name, c := range map[string]struct {
+		mirror       string
+		transport    http.RoundTripper
+		what, detail string
+	}{
+		"refused":   {"https://127.0.0.1:1", nil, away, "connection refused"},
+		"no name":   {"https://tuf.invalid", nil, away, "tuf.invalid"},
+		"proxy":     {"https://tuf.example.com", &http.Transport{Proxy: http.ProxyURL(proxy)}, away, "proxyconnect"},
+		"forbidden": {answering(http.StatusForbidden, ""), nil, away, "status 403"},
+		"not found": {answering(http.StatusNotFound, ""), nil, away, "timestamp.json\": the server answers with status 404"},
+		"in need":   {answering(http.StatusServiceUnavailable, ""), nil, away, "status 503"},
+		"cut short": {cut.URL, nil, away, "unexpected EOF"},
+		"nonsense":  {answering(http.StatusOK, "{"), nil, wrong, "unexpected end"},
+		"too much":  {answering(http.StatusOK, strings.Repeat("[", 9<<20)), nil, wrong, "longer than"},
+	} {
+		remote := NewRemote(policy.TUFRemote{Root: tuftest.New(t).Root(), Mirror: c.mirror}, t.TempDir(), RemoteOptions{Transport: c.transport})
+		r, err := remote.Refresh(t.Context())
+		refused(t, r, err, c.detail)
+		if said := err.Error(); strings.Contains(said, away) != (c.what == away) || strings.Contains(said, wrong) != (c.what == wrong) || strings.Contains(said, `\\`) || strings.Contains(said, `\"`) && c.what == away {
+			t.Errorf("%s: refused with %s", name, said)
+		}
+	}
 }
 
 func TestRemoteTalksHTTPSOnly(t *testing.T) {

@@ -173,7 +173,7 @@ func TestRemoteGoesOnWithWhatItHasUntilThatExpires(t *testing.T) {
 	// The network goes away.
 	s.Rewrite(func(string, []byte) []byte { return nil })
 	r, err := s.Refresh(t.Context())
-	refused(t, r, err, "not accepted")
+	refused(t, r, err, "could not be reached")
 	s.still(t, want)
 	// So does the timestamp's week, and then all.
 	for _, remote := range []*Remote{s.Remote, s.again()} {

@@ -29,25 +29,35 @@ const somewhere = "https://repository.invalid/"
 type recorder struct {
 	from reader
 	used files
+	// missing is why the last file was not there, if a server said so.
+	missing *unreachable
 }
+
+// readError is the error for a file that was not read, in words that are ours: the updater hands it on as it is.
+type readError struct{ err error }
+
+func (e *readError) Error() string { return e.err.Error() }
+func (e *readError) Unwrap() error { return e.err }
 
 // DownloadFile implements go-tuf's fetcher.Fetcher. The updater's bound may come from the repository itself, which could
 // say that its snapshot has a terabyte: ours holds as well.
 func (r *recorder) DownloadFile(address string, most int64, _ time.Duration) ([]byte, error) {
 	name, ok := strings.CutPrefix(address, somewhere)
 	if !ok {
-		return nil, fmt.Errorf("%.80q is not of the repository", address)
+		return nil, &readError{fmt.Errorf("%.80q is not of the repository", address)}
 	}
 	data, err := r.from(name, min(most, limits.TUFMetadata.Max()))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		// The updater's own way to be told that there is no newer root.
+		r.missing = nil
+		errors.As(err, &r.missing)
 		return nil, &metadata.ErrDownloadHTTP{StatusCode: http.StatusNotFound, URL: name}
 	case err != nil:
-		return nil, err
+		return nil, &readError{err}
 	}
 	if err := limits.Elements.Check(limits.CountElements(data)); err != nil {
-		return nil, fmt.Errorf("%.80q: %w", name, err)
+		return nil, &readError{fmt.Errorf("%.80q: %w", name, err)}
 	}
 	r.used[name] = data
 	return data, nil
@@ -89,9 +99,23 @@ func follow(trusted []byte, known string, from reader, at time.Time) (*verified,
 		if errors.Is(err, &metadata.ErrExpiredMetadata{}) {
 			err = whatExpired(u.GetTrustedMetadataSet().Root, r.used, at, err)
 		}
-		return nil, fmt.Errorf("the TUF repository is not accepted: %w", foreign(err))
+		return nil, r.refusal(err)
 	}
 	return &verified{TrustedMetadata: u.GetTrustedMetadataSet(), used: r.used}, nil
+}
+
+// refusal tells a repository that is wrong from a server that is away. Each is quoted once.
+func (r *recorder) refusal(err error) error {
+	if absent := new(metadata.ErrDownloadHTTP); errors.As(err, &absent) && r.missing != nil {
+		return r.missing
+	}
+	if away := new(unreachable); errors.As(err, &away) {
+		return err
+	}
+	if own := new(readError); !errors.As(err, &own) {
+		err = foreign(err)
+	}
+	return fmt.Errorf("the TUF repository is not accepted: %w", err)
 }
 
 // nowhere is a folder in which no file can be.
