@@ -173,6 +173,7 @@ func attestation(name, predicateType, rule string) string {
 var demands = map[string]string{
 	"slsaprovenance":                 `cue:predicate: builder: id: "https://builder.test/release"`,
 	"slsaprovenance1":                `cue:predicate: runDetails: builder: id: =~"^https://builder\\.test/"`,
+	"spdx":                           `cue:predicate: string & =~"PackageName: busybox"`,
 	"spdxjson":                       "rego:package sigstore\nisCompliant { input.predicate.packages[_].name == \"busybox\" }",
 	"cyclonedx":                      "rego:package sigstore\nisCompliant { input.predicate.components[_].name == \"busybox\" }",
 	"vuln":                           "cue:predicate: scanner: result: critical: <1",

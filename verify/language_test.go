@@ -262,9 +262,11 @@ func TestOnlyWhatIsNeededIsAskedFor(t *testing.T) {
 		doc  string
 		want []evidence.Question
 	}{
-		"a static pass":              {policyDoc("p", "enforce", staticAuthority("pass", ""), keyless("k")), nil},
-		"a static fail":              {policyDoc("p", "enforce", staticAuthority("fail", "")), nil},
-		"no policy for it":           {policyFor("other.example/**", "p", "enforce", keyless("k")), nil},
+		"a static pass":    {policyDoc("p", "enforce", staticAuthority("pass", ""), keyless("k")), nil},
+		"a static fail":    {policyDoc("p", "enforce", staticAuthority("fail", "")), nil},
+		"no policy for it": {policyFor("other.example/**", "p", "enforce", keyless("k")), nil},
+		"one policy for it and one not": {policyDoc("p", "enforce", keyless("k")) + "---\n" + policyFor("other.example/**", "q", "enforce",
+			keyless("k", "source: [{oci: "+otherPlace+"}]", asks("a", predicate, ""), "ctlog: {url: \"https://rekor.example\", trustRootRef: test}")), []evidence.Question{{}}},
 		"signatures":                 {policyDoc("p", "enforce", keyless("k"), keyless("l")), []evidence.Question{{}}},
 		"attestations":               {policyDoc("p", "enforce", keyless("k"), keyless("l", asks("a", predicate, ""))), []evidence.Question{{Attestations: true}}},
 		"config files":               {policyDoc("p", "enforce", keyless("k")) + rule, []evidence.Question{{Config: true}}},

@@ -2,6 +2,10 @@ package verify
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -285,4 +289,20 @@ func TestARuleThatCannotBeEvaluatedDecidesNothing(t *testing.T) {
 	if err == nil || missing == nil {
 		t.Errorf("%v, %v: want an error that is no refusal", err, missing)
 	}
+}
+
+// sigstore's own code signs with no SHA-224, and policies may ask for it.
+func TestTheHashThatAPolicyNamesIsTheOneThatCounts(t *testing.T) {
+	key, ok := keyOfKind("P-256").(*ecdsa.PrivateKey)
+	if !ok {
+		t.Fatal("P-256 is no ECDSA key")
+	}
+	raw := simplePayload(appDigest)
+	sum := sha256.Sum224(raw)
+	short := evidence.Signature{Payload: raw, Base64Signature: base64.StdEncoding.EncodeToString(must(ecdsa.SignASN1(rand.Reader, key, sum[:]))), Source: digest.FromBytes(raw)}
+	usual := classicFor("P-256", appDigest)
+	asking := policyDoc("signed", "enforce", keyAuthority("release-key", []string{"P-256"}, "key.hashAlgorithm: sha224"))
+	checkDecision(t, verdictOn(t, newVerifier(t, holding(found(short)), asking), appSubject()), true, "")
+	checkDecision(t, verdictOn(t, newVerifier(t, holding(found(usual)), asking), appSubject()), false, "none by this key")
+	checkDecision(t, verdictOn(t, newVerifier(t, holding(found(short)), byKey("P-256")), appSubject()), false, "none by this key")
 }
