@@ -173,7 +173,6 @@ func attestation(name, predicateType, rule string) string {
 var demands = map[string]string{
 	"slsaprovenance":                 `cue:predicate: builder: id: "https://builder.test/release"`,
 	"slsaprovenance1":                `cue:predicate: runDetails: builder: id: =~"^https://builder\\.test/"`,
-	"spdx":                           `cue:predicate: string & =~"PackageName: busybox"`,
 	"spdxjson":                       "rego:package sigstore\nisCompliant { input.predicate.packages[_].name == \"busybox\" }",
 	"cyclonedx":                      "rego:package sigstore\nisCompliant { input.predicate.components[_].name == \"busybox\" }",
 	"vuln":                           "cue:predicate: scanner: result: critical: <1",
@@ -194,6 +193,10 @@ func (l *language) attestationRows(release signer) []row {
 		{
 			rule: "provenance by a workflow", image: "attested/workflow",
 			spec: attesting(keylessAs(workflow, ""), attestation("provenance", "slsaprovenance1", demands["slsaprovenance1"])),
+		},
+		{
+			rule: "an SBOM in SPDX's own format, a text", image: "attested/spdx",
+			spec: attesting(key, attestation("sbom", "spdx", `cue:predicate: string & =~"PackageName: busybox"`)),
 		},
 		{
 			rule: "an SBOM by a key, bundle", image: "attested/key-bundle",

@@ -8,8 +8,6 @@ var predicates = map[string]string{
 	"slsaprovenance1": `{"buildDefinition": {"buildType": "https://builder.test/type/v1",
 		"externalParameters": {"ref": "refs/tags/v1"}, "internalParameters": {}, "resolvedDependencies": []},
 		"runDetails": {"builder": {"id": "https://builder.test/release"}, "metadata": {"invocationID": "run-1"}}}`,
-	// In SPDX's own format a predicate is a text and no object.
-	"spdx": "SPDXVersion: SPDX-2.3\nDataLicense: CC0-1.0\nPackageName: busybox\n",
 	"spdxjson": `{"spdxVersion": "SPDX-2.3", "SPDXID": "SPDXRef-DOCUMENT", "name": "app", "dataLicense": "CC0-1.0",
 		"documentNamespace": "https://sbom.test/app", "creationInfo": {"created": "2026-01-01T00:00:00Z", "creators": ["Tool: test"]},
 		"packages": [{"name": "busybox", "SPDXID": "SPDXRef-busybox", "versionInfo": "1.35", "downloadLocation": "NOASSERTION"}]}`,
