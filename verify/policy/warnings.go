@@ -13,7 +13,7 @@ import (
 type Warning struct {
 	// Policy is the policy's name; empty where the warning is about a TrustRoot or the whole set.
 	Policy string
-	// Source is where the document was read, as file:line.
+	// Source is where the field is written, as file:line.
 	Source string
 	// Field is the path to the field, such as spec.images[0].glob.
 	Field string
@@ -33,17 +33,17 @@ func (s *Set) warnings(now time.Time) []Warning {
 	var all []Warning
 	possible := false
 	for _, p := range s.policies {
-		d := doubts{all: &all, policy: p.Name, source: p.Source, now: now}
+		d := doubts{all: &all, policy: p.Name, source: p.Source, lines: p.lines, now: now}
 		possible = d.images(p) || possible
 		d.matches(p)
 		d.authorities(p)
 	}
 	if len(s.policies) > 0 && !possible {
 		p := s.policies[0]
-		all = append(all, Warning{Source: p.Source, Field: "spec.images", Text: "no policy of this set matches any image name: nothing is checked"})
+		all = append(all, Warning{Source: p.At("spec.images"), Field: "spec.images", Text: "no policy of this set matches any image name: nothing is checked"})
 	}
 	for _, t := range s.trustRoots {
-		d := doubts{all: &all, source: t.Source, now: now}
+		d := doubts{all: &all, source: t.Source, lines: t.lines, now: now}
 		d.trustRoot(t)
 	}
 	return all
@@ -53,11 +53,12 @@ func (s *Set) warnings(now time.Time) []Warning {
 type doubts struct {
 	all            *[]Warning
 	policy, source string
+	lines          fieldLines
 	now            time.Time
 }
 
 func (d doubts) add(field, format string, args ...any) {
-	*d.all = append(*d.all, Warning{Policy: d.policy, Source: d.source, Field: field, Text: fmt.Sprintf(format, args...)})
+	*d.all = append(*d.all, Warning{Policy: d.policy, Source: d.lines.at(d.source, field), Field: field, Text: fmt.Sprintf(format, args...)})
 }
 
 // images reports whether some glob matches some name.

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 const images = "images: [{glob: ghcr.io/team/*}]\n"
@@ -138,7 +140,7 @@ func TestWarningOfASetThatMatchesNothing(t *testing.T) {
 	none, some := keyPolicy(t, "a", "https://ghcr.io/**", "P-256"), keyPolicy(t, "b", "ghcr.io/**", "P-256")
 	said := func(s *Set) bool {
 		for _, w := range s.Warnings() {
-			if strings.Contains(w.Text, "no policy of this set matches any image name") && w.Policy == "" && w.Source == "test.yaml:1" {
+			if strings.Contains(w.Text, "no policy of this set matches any image name") && w.Policy == "" && w.Source == "test.yaml:7" {
 				return true
 			}
 		}
@@ -152,12 +154,107 @@ func TestWarningOfASetThatMatchesNothing(t *testing.T) {
 	}
 }
 
+// A file of a thousand lines is mended where the warning points.
+func TestWarningsPointAtTheirField(t *testing.T) {
+	text := `apiVersion: policy.sigstore.dev/v1beta1
+kind: ClusterImagePolicy
+metadata:
+  name: p
+spec:
+  images:
+  - glob: "**"
+  - glob: docker.io/library/app:1
+  match:
+  - resource: pods
+    selector:
+      matchLabels:
+        a: b
+  - version: v1
+    resource: deployments
+  authorities:
+  - static:
+      action: fail
+  - name: twin
+    key:
+      secretRef:
+        name: a
+        namespace: b
+    ctlog:
+      url: https://log.example
+    attestations:
+    - name: a
+      predicateType: vuln
+      policy:
+        type: cue
+        configMapRef: {name: a,
+                       namespace: b, key: c}
+  - name: twin
+    source:
+    - {}
+    keyless:
+      insecureIgnoreSCT: true
+      identities:
+      - issuer: https://i.example
+        subject: s
+      - issuer: https://i.example
+        subjectRegExp: a
+  policy:
+    type: cue
+    data: |
+      authorityMatches: twin: signatures: [...]
+`
+	want := []string{
+		"8 spec.images[1].glob", "12 spec.match[0].selector", "15 spec.match[1].resource", "18 spec.authorities[0].static", "23 spec.authorities[1].key.secretRef.namespace",
+		"25 spec.authorities[1].ctlog.url", "32 spec.authorities[1].attestations[0].policy.configMapRef.namespace", "33 spec.authorities[2].name",
+		"37 spec.authorities[2].keyless.insecureIgnoreSCT", "42 spec.authorities[2].keyless.identities[1].subjectRegExp", "35 spec.authorities[2].source[0]", "45 spec.policy.data",
+	}
+	for name, c := range map[string]struct {
+		head, text string
+		add        int
+	}{
+		"alone":              {"", text, 0},
+		"the second of two":  {keyPolicy(t, "q", "**", "P-256") + "---\n", text, strings.Count(keyPolicy(t, "q", "**", "P-256"), "\n") + 1},
+		"of a list":          {"apiVersion: v1\nkind: List\nitems:\n- ", strings.ReplaceAll(text, "\n", "\n  "), 3},
+		"of a list, after p": {keyPolicy(t, "q", "**", "P-256") + "---\napiVersion: v1\nkind: List\nitems:\n- ", strings.ReplaceAll(text, "\n", "\n  "), strings.Count(keyPolicy(t, "q", "**", "P-256"), "\n") + 4},
+	} {
+		var got []string
+		for _, w := range mustSet(t, c.head+c.text).Warnings() {
+			file, line := splitSource(w.Source)
+			if file != "test.yaml" || w.Policy != "p" {
+				t.Errorf("%s: %+v", name, w)
+			}
+			got = append(got, fmt.Sprintf("%d %s", line-c.add, w.Field))
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	p := mustParse(t, text)[0]
+	for field, want := range map[string]string{"": "test.yaml:1", "spec.authorities[1].key.data": "test.yaml:21", "spec.nothing[3].such": "test.yaml:6", "nowhere": "test.yaml:1"} {
+		if got := p.At(field); got != want {
+			t.Errorf("%q is at %s, want %s", field, got, want)
+		}
+	}
+	if got := (&Policy{Source: "made by hand"}).At("spec.images"); got != "made by hand" {
+		t.Errorf("what was not read is at %q", got)
+	}
+}
+
+// What aliases stand for is written once and read often: lines are not remembered without end.
+func TestLinesAreBounded(t *testing.T) {
+	one := "- keyless:\n    identities: &i\n" + strings.Repeat("    - issuer: a\n      subject: b\n", MaxIdentities)
+	p := mustParse(t, doc(images+"authorities:\n"+one+strings.Repeat("- keyless:\n    identities: *i\n", MaxAuthorities-1)))[0]
+	if len(p.Authorities) != MaxAuthorities || len(p.lines) > maxLines {
+		t.Errorf("%d lines of %d authorities", len(p.lines), len(p.Authorities))
+	}
+}
+
 func TestWarningsOfTrustRoots(t *testing.T) {
 	root := b64(publicGood(t, "root.json"))
 	expired := testChain(t, true)
 	for _, c := range []struct{ rule, spec, want string }{
 		{"remote", "remote: {root: " + root + ", mirror: 'https://tuf.example'}", ""},
-		{"http", "remote: {root: " + root + ", mirror: 'http://127.0.0.1'}", "test.yaml:1: spec.remote.mirror: is asked without encryption"},
+		{"http", "remote: {root: " + root + ", mirror: 'http://127.0.0.1'}", "test.yaml:5: spec.remote.mirror: is asked without encryption"},
 		{"keys", sigstoreKeys(t), ""},
 		{"expired", "sigstoreKeys: {timestampAuthorities: [{subject: {organization: o, commonName: c}, uri: 'https://a.example', certChain: " + b64(expired.leafPEM+expired.caPEM) + "}]}", `timestampAuthorities[0].certChain: certificate 1, "CN=test leaf", expired on 2021-02-03`},
 	} {
