@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"time"
 
@@ -136,12 +137,18 @@ func (d doubts) static(p *Policy, s *Static, at string) {
 // signatures looks at what key and keyless have in common.
 func (d doubts) signatures(a *Authority, at string) {
 	if a.Log != nil {
-		if strings.HasPrefix(a.Log.URL, "http://") {
-			d.add(at+".ctlog.url", "is asked without encryption: what the log holds is signed, but who is on the way sees which images run here")
+		if u, err := url.Parse(a.Log.URL); err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) {
+			d.add(at+".ctlog.url", "is not asked: logs are asked by https, or on a loopback address, so that nobody on the way sees which images run here; proofs must come along with signatures")
+		}
+		if a.Log.URL == "" && a.Log.TrustRoot != "" {
+			d.add(at+".ctlog", "proofs must come along with signatures: write url to have the log asked for those that do not (policy-controller asks at the trust root's own URL)")
 		}
 		if a.Log.URL != "" && a.Log.TrustRoot == "" && a.Log.URL != publicRekor {
 			d.add(at+".ctlog.url", "proofs by this log are checked with the public-good instance's keys, because there is no trustRootRef beside it")
 		}
+	}
+	if a.Timestamp != nil && a.Timestamp.TrustRoot == "" {
+		d.add(at+".rfc3161timestamp", "is {}, which policy-controller does not look at: here a timestamp by the public-good instance's authority is demanded; name a trustRootRef, or remove it")
 	}
 	if a.Source != nil && a.Source.Repository == "" && a.Source.TagPrefix == "" && len(a.Source.PullSecrets) == 0 {
 		d.add(at+".source[0]", "says nothing: signatures are looked for beside the image")
