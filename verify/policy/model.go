@@ -138,6 +138,7 @@ type TrustRoot struct {
 	JSON []byte
 	// Source is where the document was read, as file:line.
 	Source string
+	lines  fieldLines
 }
 
 // SigstoreKeys are keys and certificates written out.

@@ -85,7 +85,7 @@ func (r *reader) large(data []byte) {
 
 // document reads one document, or one item of a list of them.
 func (r *reader) document(n *yaml.Node, path string, found *Documents) {
-	n = r.resolve(n)
+	n, r.lines = r.resolve(n), nil
 	if r.exhausted() {
 		return
 	}
@@ -142,11 +142,12 @@ func (r *reader) items(n *yaml.Node, found *Documents) {
 }
 
 func (r *reader) policy(n *yaml.Node, path string) *Policy {
+	r.remember(n, path)
 	o, ok := r.object(n, path, "apiVersion", "kind", "metadata", "spec", "status")
 	if !ok {
 		return nil
 	}
-	p := &Policy{Source: fmt.Sprintf("%s:%d", r.file, n.Line), Name: r.metadata(o)}
+	p := &Policy{Source: fmt.Sprintf("%s:%d", r.file, n.Line), Name: r.metadata(o), lines: r.lines}
 	field, ok := o.fields["spec"]
 	if !ok {
 		r.fault(n, join(path, "spec"), "missing: say which images and which authorities")

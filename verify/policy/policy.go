@@ -91,6 +91,7 @@ type Policy struct {
 	FetchConfigFile, IncludeObjectMeta, IncludeTypeMeta bool
 	// Source is where the policy was read, as file:line.
 	Source string
+	lines  fieldLines
 }
 
 // Mode is what happens to an image that a policy does not accept. The zero

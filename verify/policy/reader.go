@@ -20,6 +20,9 @@ type reader struct {
 	spent  int
 	budget int
 	rules  *ruleChecks
+	// lines are those of the document that is read, which is at root.
+	lines fieldLines
+	root  string
 }
 
 // object is a mapping's fields by name. Fields that are null are left out:
@@ -66,6 +69,7 @@ func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag(
 
 // object reads a mapping whose fields are known. Everything else is a fault.
 func (r *reader) object(n *yaml.Node, path string, known ...string) (object, bool) {
+	r.note(n, path)
 	n = r.resolve(n)
 	o := object{node: n, path: path, fields: map[string]*yaml.Node{}}
 	if n.Kind != yaml.MappingNode {
@@ -86,6 +90,7 @@ func (r *reader) object(n *yaml.Node, path string, known ...string) (object, boo
 		case slices.Contains(known, name):
 			if !isNull(value) {
 				o.fields[name] = n.Content[i+1]
+				r.note(n.Content[i+1], join(path, name))
 			}
 		default:
 			r.fault(n.Content[i], join(path, name), "unknown field%s", hint(name, known))

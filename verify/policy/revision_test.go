@@ -154,8 +154,9 @@ func (w *walk) visit(v reflect.Value, path string) {
 	switch v.Kind() {
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if name := v.Type().Field(i).Name; name != "Source" || v.Field(i).Kind() != reflect.String {
-				w.visit(v.Field(i), path+"."+name)
+			// Where it was read is not what it means.
+			if field := v.Type().Field(i); (field.Name != "Source" || field.Type.Kind() != reflect.String) && field.Type != reflect.TypeFor[fieldLines]() {
+				w.visit(v.Field(i), path+"."+field.Name)
 			}
 		}
 	case reflect.Pointer:

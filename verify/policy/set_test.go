@@ -175,7 +175,7 @@ func TestWarnings(t *testing.T) {
 		t.Run(c.rule, func(t *testing.T) {
 			var all []string
 			for _, w := range mustSet(t, doc(c.spec)).Warnings() {
-				if w.Policy != "p" || !strings.HasPrefix(w.String(), "test.yaml:1: spec.") {
+				if w.Policy != "p" || !strings.HasPrefix(w.Source, "test.yaml:") || !strings.HasPrefix(w.Field, "spec.") || w.Source == "test.yaml:1" {
 					t.Errorf("warning says not where: %+v", w)
 				}
 				all = append(all, w.String())

@@ -27,11 +27,12 @@ var logHashes = []string{"sha256", "sha-256", "sha2_256", "sha2-256"}
 // trustRootDocument reads a TrustRoot. What it holds is parsed by the libraries that use it later, so that what is
 // wrong with it is known at load.
 func (r *reader) trustRootDocument(n *yaml.Node, at string) *TrustRoot {
+	r.remember(n, at)
 	o, ok := r.object(n, at, "apiVersion", "kind", "metadata", "spec", "status")
 	if !ok {
 		return nil
 	}
-	t := &TrustRoot{Source: fmt.Sprintf("%s:%d", r.file, n.Line), Name: r.metadata(o)}
+	t := &TrustRoot{Source: fmt.Sprintf("%s:%d", r.file, n.Line), Name: r.metadata(o), lines: r.lines}
 	field, ok := o.fields["spec"]
 	if !ok {
 		r.fault(n, join(at, "spec"), "missing: say what is trusted")

@@ -84,7 +84,7 @@ func TestTrustRoots(t *testing.T) {
 		{Name: "remote", Remote: &TUFRemote{Root: []byte(root), Mirror: "https://tuf.example/repo", Targets: "targets", Target: "trusted_root.json"}, Source: "test.yaml:13"},
 		{Name: "json", JSON: []byte(trusted), Source: "test.yaml:20"},
 	}
-	if diff := cmp.Diff(want, parsed.TrustRoots[1:]); diff != "" {
+	if diff := cmp.Diff(want, parsed.TrustRoots[1:], alike); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	keys := parsed.TrustRoots[0].Keys

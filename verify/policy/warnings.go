@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 type Warning struct {
 	// Policy is the policy's name; empty where the warning is about a TrustRoot or the whole set.
 	Policy string
-	// Source is where the document was read, as file:line.
+	// Source is where the field is written, as file:line.
 	Source string
 	// Field is the path to the field, such as spec.images[0].glob.
 	Field string
@@ -33,17 +34,17 @@ func (s *Set) warnings(now time.Time) []Warning {
 	var all []Warning
 	possible := false
 	for _, p := range s.policies {
-		d := doubts{all: &all, policy: p.Name, source: p.Source, now: now}
+		d := doubts{all: &all, policy: p.Name, source: p.Source, lines: p.lines, now: now}
 		possible = d.images(p) || possible
 		d.matches(p)
 		d.authorities(p)
 	}
 	if len(s.policies) > 0 && !possible {
 		p := s.policies[0]
-		all = append(all, Warning{Source: p.Source, Field: "spec.images", Text: "no policy of this set matches any image name: nothing is checked"})
+		all = append(all, Warning{Source: p.At("spec.images"), Field: "spec.images", Text: "no policy of this set matches any image name: nothing is checked"})
 	}
 	for _, t := range s.trustRoots {
-		d := doubts{all: &all, source: t.Source, now: now}
+		d := doubts{all: &all, source: t.Source, lines: t.lines, now: now}
 		d.trustRoot(t)
 	}
 	return all
@@ -53,11 +54,12 @@ func (s *Set) warnings(now time.Time) []Warning {
 type doubts struct {
 	all            *[]Warning
 	policy, source string
+	lines          fieldLines
 	now            time.Time
 }
 
 func (d doubts) add(field, format string, args ...any) {
-	*d.all = append(*d.all, Warning{Policy: d.policy, Source: d.source, Field: field, Text: fmt.Sprintf(format, args...)})
+	*d.all = append(*d.all, Warning{Policy: d.policy, Source: d.lines.at(d.source, field), Field: field, Text: fmt.Sprintf(format, args...)})
 }
 
 // images reports whether some glob matches some name.
@@ -135,12 +137,18 @@ func (d doubts) static(p *Policy, s *Static, at string) {
 // signatures looks at what key and keyless have in common.
 func (d doubts) signatures(a *Authority, at string) {
 	if a.Log != nil {
-		if strings.HasPrefix(a.Log.URL, "http://") {
-			d.add(at+".ctlog.url", "is asked without encryption: what the log holds is signed, but who is on the way sees which images run here")
+		if u, err := url.Parse(a.Log.URL); err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) {
+			d.add(at+".ctlog.url", "is not asked: logs are asked by https, or on a loopback address, so that nobody on the way sees which images run here; proofs must come along with signatures")
+		}
+		if a.Log.URL == "" && a.Log.TrustRoot != "" {
+			d.add(at+".ctlog", "proofs must come along with signatures: write url to have the log asked for those that do not (policy-controller asks at the trust root's own URL)")
 		}
 		if a.Log.URL != "" && a.Log.TrustRoot == "" && a.Log.URL != publicRekor {
 			d.add(at+".ctlog.url", "proofs by this log are checked with the public-good instance's keys, because there is no trustRootRef beside it")
 		}
+	}
+	if a.Timestamp != nil && a.Timestamp.TrustRoot == "" {
+		d.add(at+".rfc3161timestamp", "is {}, which policy-controller does not look at: here a timestamp by the public-good instance's authority is demanded; name a trustRootRef, or remove it")
 	}
 	if a.Source != nil && a.Source.Repository == "" && a.Source.TagPrefix == "" && len(a.Source.PullSecrets) == 0 {
 		d.add(at+".source[0]", "says nothing: signatures are looked for beside the image")

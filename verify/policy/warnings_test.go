@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 const images = "images: [{glob: ghcr.io/team/*}]\n"
@@ -27,7 +29,8 @@ func TestWarningsOfAuthorities(t *testing.T) {
 	for _, c := range []struct{ rule, spec, want string }{
 		{"insecureIgnoreSCT", "authorities: [{keyless: {insecureIgnoreSCT: true, " + id + "}}]", "keyless.insecureIgnoreSCT: accepts certificates that no transparency log has seen"},
 		{"keyless without log and timestamp", "authorities: [{" + keyless + ", ctlog: {}}]", "spec.authorities[0].ctlog: is {}, so nothing proves when"},
-		{"keyless without log, with timestamp", "authorities: [{" + keyless + ", ctlog: {}, rfc3161timestamp: {}}]", ""},
+		{"keyless without log, with timestamp", "authorities: [{" + keyless + ", ctlog: {}, rfc3161timestamp: {trustRootRef: r}}]", ""},
+		{"timestamp by nobody that is named", "authorities: [{" + keyless + ", rfc3161timestamp: {}}]", "spec.authorities[0].rfc3161timestamp: is {}, which policy-controller does not look at"},
 		{"keyless", "authorities: [{" + keyless + "}]", ""},
 		{"keyless of the public-good instance by its url", "authorities: [{keyless: {url: 'https://fulcio.sigstore.dev', " + id + "}}]", ""},
 		{"keyless of another url", "authorities: [{keyless: {url: 'https://fulcio.example', " + id + "}}]", "keyless.url: certificates are checked with the public-good instance's"},
@@ -35,7 +38,10 @@ func TestWarningsOfAuthorities(t *testing.T) {
 		{"ctlog of another url", "authorities: [{" + key + ", ctlog: {url: 'https://rekor.example'}}]", "ctlog.url: proofs by this log are checked with the public-good instance's keys"},
 		{"ctlog of another url with its root", "authorities: [{" + key + ", ctlog: {url: 'https://rekor.example', trustRootRef: r}}]", ""},
 		{"ctlog of the public-good instance", "authorities: [{" + key + ", ctlog: {url: 'https://rekor.sigstore.dev'}}]", ""},
-		{"ctlog by http", "authorities: [{" + key + ", ctlog: {url: 'http://rekor.svc', trustRootRef: r}}]", "ctlog.url: is asked without encryption"},
+		{"ctlog by http", "authorities: [{" + key + ", ctlog: {url: 'http://rekor.svc', trustRootRef: r}}]", "ctlog.url: is not asked: logs are asked by https"},
+		{"ctlog by http at home", "authorities: [{" + key + ", ctlog: {url: 'http://127.0.0.1:3000', trustRootRef: r}}]", ""},
+		{"ctlog of a root without url", "authorities: [{" + key + ", ctlog: {trustRootRef: r}}]", "spec.authorities[0].ctlog: proofs must come along with signatures: write url to have the log asked"},
+		{"no log", "authorities: [{" + key + ", ctlog: {}}]", ""},
 		{"ca-cert expired", "authorities: [{keyless: {ca-cert: {data: " + expired.ca + "}, " + id + "}}]", `ca-cert.data: certificate 1, "CN=test root", expired on 2021-02-03`},
 		{"ca-cert", "authorities: [{keyless: {ca-cert: {data: " + fresh.ca + "}, " + id + "}}]", ""},
 		{"secret of a namespace", "authorities: [{key: {secretRef: {name: a, namespace: b}}}]", "key.secretRef.namespace: is where it is looked for here"},
@@ -138,7 +144,7 @@ func TestWarningOfASetThatMatchesNothing(t *testing.T) {
 	none, some := keyPolicy(t, "a", "https://ghcr.io/**", "P-256"), keyPolicy(t, "b", "ghcr.io/**", "P-256")
 	said := func(s *Set) bool {
 		for _, w := range s.Warnings() {
-			if strings.Contains(w.Text, "no policy of this set matches any image name") && w.Policy == "" && w.Source == "test.yaml:1" {
+			if strings.Contains(w.Text, "no policy of this set matches any image name") && w.Policy == "" && w.Source == "test.yaml:7" {
 				return true
 			}
 		}
@@ -152,12 +158,107 @@ func TestWarningOfASetThatMatchesNothing(t *testing.T) {
 	}
 }
 
+// A file of a thousand lines is mended where the warning points.
+func TestWarningsPointAtTheirField(t *testing.T) {
+	text := `apiVersion: policy.sigstore.dev/v1beta1
+kind: ClusterImagePolicy
+metadata:
+  name: p
+spec:
+  images:
+  - glob: "**"
+  - glob: docker.io/library/app:1
+  match:
+  - resource: pods
+    selector:
+      matchLabels:
+        a: b
+  - version: v1
+    resource: deployments
+  authorities:
+  - static:
+      action: fail
+  - name: twin
+    key:
+      secretRef:
+        name: a
+        namespace: b
+    ctlog:
+      url: https://log.example
+    attestations:
+    - name: a
+      predicateType: vuln
+      policy:
+        type: cue
+        configMapRef: {name: a,
+                       namespace: b, key: c}
+  - name: twin
+    source:
+    - {}
+    keyless:
+      insecureIgnoreSCT: true
+      identities:
+      - issuer: https://i.example
+        subject: s
+      - issuer: https://i.example
+        subjectRegExp: a
+  policy:
+    type: cue
+    data: |
+      authorityMatches: twin: signatures: [...]
+`
+	want := []string{
+		"8 spec.images[1].glob", "12 spec.match[0].selector", "15 spec.match[1].resource", "18 spec.authorities[0].static", "23 spec.authorities[1].key.secretRef.namespace",
+		"25 spec.authorities[1].ctlog.url", "32 spec.authorities[1].attestations[0].policy.configMapRef.namespace", "33 spec.authorities[2].name",
+		"37 spec.authorities[2].keyless.insecureIgnoreSCT", "42 spec.authorities[2].keyless.identities[1].subjectRegExp", "35 spec.authorities[2].source[0]", "45 spec.policy.data",
+	}
+	for name, c := range map[string]struct {
+		head, text string
+		add        int
+	}{
+		"alone":              {"", text, 0},
+		"the second of two":  {keyPolicy(t, "q", "**", "P-256") + "---\n", text, strings.Count(keyPolicy(t, "q", "**", "P-256"), "\n") + 1},
+		"of a list":          {"apiVersion: v1\nkind: List\nitems:\n- ", strings.ReplaceAll(text, "\n", "\n  "), 3},
+		"of a list, after p": {keyPolicy(t, "q", "**", "P-256") + "---\napiVersion: v1\nkind: List\nitems:\n- ", strings.ReplaceAll(text, "\n", "\n  "), strings.Count(keyPolicy(t, "q", "**", "P-256"), "\n") + 4},
+	} {
+		var got []string
+		for _, w := range mustSet(t, c.head+c.text).Warnings() {
+			file, line := splitSource(w.Source)
+			if file != "test.yaml" || w.Policy != "p" {
+				t.Errorf("%s: %+v", name, w)
+			}
+			got = append(got, fmt.Sprintf("%d %s", line-c.add, w.Field))
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	p := mustParse(t, text)[0]
+	for field, want := range map[string]string{"": "test.yaml:1", "spec.authorities[1].key.data": "test.yaml:21", "spec.nothing[3].such": "test.yaml:6", "nowhere": "test.yaml:1"} {
+		if got := p.At(field); got != want {
+			t.Errorf("%q is at %s, want %s", field, got, want)
+		}
+	}
+	if got := (&Policy{Source: "made by hand"}).At("spec.images"); got != "made by hand" {
+		t.Errorf("what was not read is at %q", got)
+	}
+}
+
+// What aliases stand for is written once and read often: lines are not remembered without end.
+func TestLinesAreBounded(t *testing.T) {
+	one := "- keyless:\n    identities: &i\n" + strings.Repeat("    - issuer: a\n      subject: b\n", MaxIdentities)
+	p := mustParse(t, doc(images+"authorities:\n"+one+strings.Repeat("- keyless:\n    identities: *i\n", MaxAuthorities-1)))[0]
+	if len(p.Authorities) != MaxAuthorities || len(p.lines) > maxLines {
+		t.Errorf("%d lines of %d authorities", len(p.lines), len(p.Authorities))
+	}
+}
+
 func TestWarningsOfTrustRoots(t *testing.T) {
 	root := b64(publicGood(t, "root.json"))
 	expired := testChain(t, true)
 	for _, c := range []struct{ rule, spec, want string }{
 		{"remote", "remote: {root: " + root + ", mirror: 'https://tuf.example'}", ""},
-		{"http", "remote: {root: " + root + ", mirror: 'http://127.0.0.1'}", "test.yaml:1: spec.remote.mirror: is asked without encryption"},
+		{"http", "remote: {root: " + root + ", mirror: 'http://127.0.0.1'}", "test.yaml:5: spec.remote.mirror: is asked without encryption"},
 		{"keys", sigstoreKeys(t), ""},
 		{"expired", "sigstoreKeys: {timestampAuthorities: [{subject: {organization: o, commonName: c}, uri: 'https://a.example', certChain: " + b64(expired.leafPEM+expired.caPEM) + "}]}", `timestampAuthorities[0].certChain: certificate 1, "CN=test leaf", expired on 2021-02-03`},
 	} {

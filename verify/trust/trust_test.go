@@ -231,7 +231,7 @@ func TestWarningsNameThePlaceInThePolicy(t *testing.T) {
           key: a.cue`)
 	got := words(n.Resolve(s).Warnings(s))
 	for _, want := range []string{
-		"policy.yaml:1: spec.authorities[1].key.kms: KMS key \"hashivault://unreached\": not available: not fetched yet",
+		"policy.yaml:12: spec.authorities[1].key.kms: KMS key \"hashivault://unreached\": not available: not fetched yet",
 		"spec.authorities[2].key.secretRef: secret cosign-system/cosign: not there",
 		"spec.authorities[3].keyless.trustRootRef: trust root \"unknown\": not there",
 		"spec.authorities[3].ctlog.trustRootRef: trust root \"unknown-log\"",

@@ -21,7 +21,7 @@ func (s *Snapshot) Warnings(set *policy.Set) []policy.Warning {
 	for _, p := range set.Policies() {
 		for _, u := range uses(p) {
 			if text := s.doubt(u, told); text != "" {
-				all = append(all, policy.Warning{Policy: p.Name, Source: p.Source, Field: u.field, Text: text})
+				all = append(all, policy.Warning{Policy: p.Name, Source: p.At(u.field), Field: u.field, Text: text})
 			}
 		}
 	}
