@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/cosentry/cosentry/verify/evidence"
+	"github.com/cosentry/cosentry/verify/sigstore/sigstoretest"
 )
 
 // TestPolicyTestExitCodes: 0 allowed, 1 refused, 2 could not tell; online, and by saved evidence with the registry gone.
@@ -235,7 +237,9 @@ func TestLogsAreAskedOnlineAlone(t *testing.T) {
 	defer rekor.Close()
 	s := newSigned(t)
 	dir := t.TempDir()
-	logged := write(t, dir+"/p/logged.yaml", s.policy("logged", s.publicKey)+"    ctlog: {url: \""+rekor.URL+"\"}\n")
+	// A log of the test's own: the public-good instance's root ends one day.
+	logged := write(t, dir+"/p/logged.yaml", s.policy("logged", s.publicKey)+"    ctlog: {trustRootRef: test, url: \""+rekor.URL+"\"}\n"+
+		fmt.Sprintf("---\napiVersion: policy.sigstore.dev/v1alpha1\nkind: TrustRoot\nmetadata: {name: test}\nspec: {trustedRootJSON: %q}\n", sigstoretest.New(t).TrustedRoot()))
 	config, _ := newNode(t, map[string]string{"a.yaml": readFile(t, logged)})
 	for name, args := range map[string][]string{
 		"policy test":     {"policy", "test", "--policy", logged, "--image", s.image},
