@@ -34,7 +34,7 @@ func (a *agent) setUpTrust() (err error) {
 	}
 	a.metrics.WatchTrust(trustKinds(), func() (all []metrics.Trust) {
 		for _, s := range a.keeper.Status() {
-			all = append(all, metrics.Trust{Kind: s.Kind, Name: s.Name, OK: s.OK, Root: s.Kind == trust.KindRoot, Expires: s.Expires})
+			all = append(all, metrics.Trust{Kind: s.Kind, Name: s.Name, OK: s.OK, Unkept: s.Disk != "", Root: s.Kind == trust.KindRoot, Expires: s.Expires, Ends: s.Ends})
 		}
 		return all
 	})

@@ -73,8 +73,11 @@ type Trust struct {
 	OK      bool      `json:"ok"`
 	Error   string    `json:"error,omitempty"`
 	Fetched time.Time `json:"fetched,omitzero"`
-	Expires time.Time `json:"expires,omitzero"` // never, if it is left out
-	From    string    `json:"from,omitempty"`
+	Expires time.Time `json:"expires,omitzero"` // will not be used after; never, if it is left out
+	Ends    time.Time `json:"ends,omitzero"`    // of a trust root: no authority of some kind signs after; it stays in use
+	// Disk says how what is kept in trust.cacheDir differs from what is in use; empty: it does not.
+	Disk string `json:"disk,omitempty"`
+	From string `json:"from,omitempty"`
 }
 
 // Audit is the state of the audit log.

@@ -53,6 +53,7 @@ type item struct {
 	content  *content // what is in force; nil: never had, or gone
 	err      error    // of the last try, if it failed
 	gone     bool     // err is its source's word that there is no such thing
+	disk     string   // how the disk differs from that; empty: it does not
 	failures int      // in a row
 	due      time.Time
 	trying   bool          // a try is under way
@@ -141,6 +142,9 @@ func (k *Keeper) record(it *item, o outcome) {
 	case o.err == nil:
 		it.content, it.failures = o.content, 0
 		it.due = now.Add(jitter(it.every))
+		if it.disk != "" {
+			it.due = now.Add(jitter(lastRetry)) // perhaps it can be kept then
+		}
 	case isGone(o.err):
 		it.content, it.gone = nil, true
 		fallthrough
@@ -213,6 +217,7 @@ func (k *Keeper) state(it *item) State {
 	if it.content != nil {
 		s.Fetched = it.content.fetched
 	}
+	s.Disk = it.disk
 	switch {
 	case it.err != nil:
 		s.Error = brief(it.err)

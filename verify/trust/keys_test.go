@@ -276,21 +276,6 @@ func TestKeptKeyThatSomebodyElseCouldHaveWrittenIsNotUsed(t *testing.T) {
 	}
 }
 
-func TestUnwritableCacheIsNoReasonNotToUseAKey(t *testing.T) {
-	key, _ := newKey(t)
-	services.Vault.Put("unkept", key)
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	n, p := newNode(t, t.TempDir(), filepath.Join(file, "trust")), kmsPolicy(t, services.Vault.URI("unkept"))
-	n.FetchNow(t.Context(), p)
-	mustBe(t, n, p, key)
-	if !strings.Contains(n.log.String(), "cannot be kept on disk") {
-		t.Errorf("the log is silent: %s", n.log)
-	}
-}
-
 func TestHashOfAKeyIsThePolicys(t *testing.T) {
 	key, text := newKey(t)
 	services.Vault.Put("hashed", key)

@@ -205,13 +205,14 @@ func (k *Keeper) rootMakers(set *policy.Set, w *wanted) map[itemID]func() *item 
 
 // newRootItem is a TUF repository on a server, with what was kept of it.
 func (k *Keeper) newRootItem(id itemID, r policy.TUFRemote) *item {
-	remote := trustroot.NewRemote(r, filepath.Join(k.opts.CacheDir, rootsFolder), trustroot.RemoteOptions{Log: k.log})
+	remote := trustroot.NewRemote(r, filepath.Join(k.opts.CacheDir, rootsFolder), trustroot.RemoteOptions{})
 	it := &item{id: id, limit: rootLimit, every: k.opts.Refresh}
 	it.fetch = func(ctx context.Context) (*content, error) {
 		root, err := remote.Refresh(ctx)
 		if err != nil {
 			return nil, err
 		}
+		k.onDisk(it, notKept, remote.Unwritten())
 		return rootContent(root, k.now()), nil
 	}
 	// What has expired is asked for as well: that it was there is worth knowing, and it says itself that it is over.
@@ -242,7 +243,7 @@ func (k *Keeper) rootStates(s *Snapshot) []func() State {
 			}
 			st.OK = r.err == nil
 			if r.root != nil {
-				st.Expires, st.From = r.root.Expires, r.root.From
+				st.Expires, st.Ends, st.From = r.root.Expires, r.root.Ends, r.root.From
 				if err := r.root.Expired(k.now()); err != nil {
 					st.OK, st.Error = false, brief(err)
 				}

@@ -100,6 +100,12 @@ type State struct {
 	Fetched time.Time `json:"fetched,omitzero"`
 	// Expires is when it will no longer be used; zero: never.
 	Expires time.Time `json:"expires,omitzero"`
+	// Ends is when no authority of some kind in a trust root still signs. It is used afterwards as before, for what was
+	// signed until then; zero: no end is known.
+	Ends time.Time `json:"ends,omitzero"`
+	// Disk says how what is kept in Options.CacheDir differs from what is in use, which a restart would tell; empty: it does
+	// not.
+	Disk string `json:"disk,omitempty"`
 	// From says where it came from, in words.
 	From string `json:"from,omitempty"`
 }
