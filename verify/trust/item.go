@@ -2,6 +2,7 @@ package trust
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -25,6 +26,9 @@ const (
 
 // notFetchedYet is the Error of something that no try has ended for.
 const notFetchedYet = "not fetched yet"
+
+// errNotAsked is wrapped by the error for such a thing where no try is going to begin.
+var errNotAsked = errors.New("not asked here: use --online")
 
 var fetchesAtOnce = limits.Fetches.Max()
 
@@ -236,6 +240,21 @@ type absent struct {
 	it    *item
 }
 
+// untried says that nobody was asked, and nobody will be. It is called under k.mu.
+func (a *absent) untried() bool {
+	return a.k.opts.Offline && a.it.err == nil && a.it.content == nil
+}
+
+// Is tells errors.Is of errNotAsked.
+func (a *absent) Is(target error) bool {
+	if target != errNotAsked {
+		return false
+	}
+	a.k.mu.Lock()
+	defer a.k.mu.Unlock()
+	return a.untried()
+}
+
 func (a *absent) Unwrap() error { return a.class }
 
 func (a *absent) Error() string {
@@ -243,6 +262,8 @@ func (a *absent) Error() string {
 	defer a.k.mu.Unlock()
 	why := notFetchedYet
 	switch {
+	case a.untried():
+		why = errNotAsked.Error()
 	case a.it.err != nil:
 		why = brief(a.it.err)
 	case a.it.content != nil:

@@ -50,7 +50,7 @@ func (k *Keeper) resolveRoots(set *policy.Set, w *wanted, fetched map[itemID]got
 		for _, t := range set.TrustRoots() {
 			r := rootOrError{source: t.Source, field: "spec"}
 			if t.Remote != nil {
-				r.root, r.item, r.err = remoteRoot(remoteItemID(t.Name, *t.Remote), t.Name, fetched)
+				r.root, r.item, r.err = k.remoteRoot(remoteItemID(t.Name, *t.Remote), t.Name, fetched)
 			} else {
 				r.root, r.err = k.once(before, documentHash(t), func() (*trustroot.Root, error) { return fromDocument(t, k.now()) })
 				r.err = rootTrouble("trust root "+quote(t.Name), r.err)
@@ -141,9 +141,11 @@ func remoteItemID(name string, r policy.TUFRemote) itemID {
 }
 
 // remoteRoot is what is had of a TUF repository on a server.
-func remoteRoot(id itemID, name string, fetched map[itemID]got) (*trustroot.Root, *item, error) {
+func (k *Keeper) remoteRoot(id itemID, name string, fetched map[itemID]got) (*trustroot.Root, *item, error) {
 	g, ok := fetched[id]
 	switch {
+	case !ok && k.opts.Offline:
+		return nil, nil, fmt.Errorf("trust root %s: %w: %w", quote(name), ErrUnavailable, errNotAsked)
 	case !ok:
 		return nil, nil, fmt.Errorf("trust root %s: %w: there is no folder to keep it in (trust.cacheDir)", quote(name), ErrUnavailable)
 	case g.content == nil:

@@ -74,6 +74,9 @@ type Options struct {
 	// Refresh is how often trust roots are fetched again; 0: every 24 hours. KMS keys are asked for as often, and at least
 	// every hour.
 	Refresh time.Duration
+	// Offline says that nothing is going to be fetched, as in a command that asks no network: what is not there is told as
+	// what was not asked for, and not as a fault to mend.
+	Offline bool
 	Log     *slog.Logger
 	// Observe, if set, is told of every attempt to fetch something, with the State's kind and name.
 	Observe func(kind, name string, err error)
