@@ -64,6 +64,7 @@ const (
 	maxFieldPath = 512
 	maxErrorText = 16 << 10
 	maxQuoted    = 80
+	maxUnread    = 10 // names of files that are left out of a folder
 )
 
 // Documents are what files hold: ClusterImagePolicies and TrustRoots.
