@@ -174,6 +174,8 @@ func (k *Keeper) record(it *item, o outcome) {
 func (k *Keeper) tell(id itemID, err error, after *content, news, first bool) {
 	args := []any{"kind", id.kind, "name", quote(id.String())}
 	switch {
+	case err != nil && news:
+		k.log.Error("what policies refer to is gone, as its source says; what needs it is refused", append(args, "error", brief(err))...)
 	case err != nil && first && id.kind == KindRoot && id.name == "":
 		k.log.Warn("the public-good instance's trust root could not be fetched; the one that is built in, or was fetched before, stays in use until it expires", append(args, "error", brief(err))...)
 	case err != nil && first && after == nil:

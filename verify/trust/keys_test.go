@@ -118,10 +118,24 @@ func TestKMSKeyThatTheServiceNoLongerHasIsNotTrusted(t *testing.T) {
 		n.FetchNow(t.Context(), p)
 		mustBe(t, n, p, key)
 
+		// Nor must its end be hushed up because something else went wrong just before.
+		s.Behave(kmstest.Denying)
+		for _, it := range n.items {
+			it.limit = time.Second
+		}
+		n.FetchNow(t.Context(), p)
+		mustBe(t, n, p, key)
+		s.Behave(kmstest.Serving)
+		for _, it := range n.items {
+			it.limit = keyLimit
+		}
 		s.Remove(name)
 		n.FetchNow(t.Context(), p)
 		_, err := n.Resolve(p).Keys(keyOf(p))
 		mustFail(t, err, ErrMissing, "no such key")
+		if strings.Count(n.log.String(), "level=ERROR") != 1 || !strings.Contains(n.log.String(), "is gone, as its source says") {
+			t.Errorf("the log says %s", n.log)
+		}
 
 		s.Behave(kmstest.Away)
 		_, err = newNode(t, n.dir, n.cache).Resolve(p).Keys(keyOf(p))
