@@ -17,7 +17,7 @@
 // TrustRoots by name) is a name in what it returns, whether or not there is such a thing.
 //
 // Where policy-controller's own checks leave something open that could let an unsigned image through, this package is
-// stricter: identities are demanded, an empty trustRootRef or ctlog.url is a fault rather than none, names that become
+// stricter: identities are demanded, an empty name or URL of whom to trust is a fault rather than none, names that become
 // paths are names, and rules must compile.
 package policy
 
