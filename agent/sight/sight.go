@@ -114,6 +114,10 @@ func (s Sources) handler() http.Handler {
 	return mux
 }
 
+// maxStatus is the longest status that is read, in bytes: a thousand policies that refer to a dozen things each, all of
+// which fail for long reasons, fit.
+const maxStatus = 16 << 20
+
 // Ask returns the status of the agent that serves on address.
 func Ask(ctx context.Context, address string) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -131,7 +135,7 @@ func Ask(ctx context.Context, address string) (Status, error) {
 		return Status{}, fmt.Errorf("asking the agent on %s for its status: %s", address, resp.Status)
 	}
 	var s Status
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&s); err != nil {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxStatus)).Decode(&s); err != nil {
 		return Status{}, fmt.Errorf("reading the status of the agent on %s: %w", address, err)
 	}
 	return s, nil
