@@ -80,10 +80,14 @@ func readPolicies(paths []string) (*policy.Set, error) {
 		}
 		all = append(all, found)
 	}
+	set, err := policy.NewSet(all...) // what is sound in itself is compared even if other files are not
+	if err != nil {
+		faults = append(faults, err)
+	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
-	return policy.NewSet(all...)
+	return set, nil
 }
 
 func readDocuments(path string) (policy.Documents, error) {

@@ -20,7 +20,7 @@ func policyCheckCommand() *cobra.Command {
 		Short: "Check policy files as strictly as the agent does",
 		Long: `Read ClusterImagePolicy and TrustRoot files, or folders of them, exactly as the agent would, and print
 every fault with its file, line and field. Warnings are things that are legal and probably not meant,
-and secrets, ConfigMaps, keys, rules and trust roots that policies refer to and that are not there.
+files that the agent would leave out because of their names, and secrets, ConfigMaps, keys, rules and trust roots that policies refer to and that are not there.
 
 No network is asked, so that files can be checked in CI: a key of a key management service, a remote
 rule or a remote trust root that this machine has not fetched before is warned of. With --online they are
@@ -50,7 +50,11 @@ Exit status: 0 good (perhaps with warnings), 1 faulty, 2 could not be read.`,
 			if err != nil {
 				return err
 			}
-			for _, w := range slices.Concat(set.Warnings(), refs.Warnings(set)) {
+			warnings := slices.Concat(set.Warnings(), refs.Warnings(set))
+			for _, path := range args {
+				warnings = append(warnings, policy.Unread(path)...)
+			}
+			for _, w := range warnings {
 				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", w)
 			}
 			word := "policies"

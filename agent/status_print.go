@@ -95,54 +95,82 @@ const (
 	maxTrustRows = 40
 )
 
-// trustRows tells of every trust root, and of all else that cannot be used or renewed.
+// trustRows tells of every trust root and KMS key, and of all else that cannot be used or renewed. What somebody has to do
+// something about comes first: what is fine must not push it out.
 func trustRows(all []sight.Trust, now time.Time, row rower) {
-	fine, rows := 0, 0
+	var urgent, fine []sight.Trust
+	counted := 0
 	for _, t := range all {
-		left := t.Expires.Sub(now)
-		soon := !t.Expires.IsZero() && left < expirySoon
-		root := t.Kind == trust.KindRoot
-		if t.OK && t.Error == "" && !soon && !root {
-			fine++
-			continue
-		}
-		if rows++; rows > maxTrustRows {
-			continue
-		}
-		words := t.Name
-		if !t.Expires.IsZero() {
-			words += ", until " + t.Expires.Format(time.RFC3339)
-		}
-		if t.From != "" {
-			words += ", from " + t.From
-		}
-		if !t.Fetched.IsZero() {
-			words += ", fetched " + t.Fetched.Format(time.RFC3339)
-		}
 		switch {
-		case soon && left <= 0:
-			row("EXPIRED", "%s %s", t.Kind, words)
-		case soon:
-			row("EXPIRES SOON", "%s %s: %s left", t.Kind, words, inDays(left))
-		case !t.OK:
-			row("NOT USABLE", "%s %s", t.Kind, words)
+		case t.Error != "" || t.Disk != "" || !t.OK || soon(t.Expires, now) || soon(t.Ends, now):
+			urgent = append(urgent, t)
+		case t.Kind == trust.KindRoot || t.Kind == trust.KindKMS:
+			fine = append(fine, t)
 		default:
-			row(t.Kind, "%s", words)
-		}
-		if t.Error != "" {
-			row("", "%s", t.Error)
+			counted++
 		}
 	}
-	if rows > maxTrustRows {
-		row("", "and %d more; see: cosentry status -o json", rows-maxTrustRows)
+	shown := append(urgent, fine...)
+	for _, t := range shown[:min(len(shown), maxTrustRows)] {
+		trustRow(t, now, row)
 	}
-	if fine > 0 {
-		row("references", "%d of policies can be used", fine)
+	if more := len(shown) - maxTrustRows; more > 0 {
+		row("", "and %d more; see: cosentry status -o json", more)
+	}
+	if counted > 0 {
+		row("references", "%d others can be used", counted)
+	}
+}
+
+func soon(end, now time.Time) bool { return !end.IsZero() && end.Sub(now) < expirySoon }
+
+// trustRow is one of them. Expires and Ends are told apart: after the one nothing is accepted any more, after the other
+// what was signed before still is.
+func trustRow(t sight.Trust, now time.Time, row rower) {
+	words := t.Name
+	if !t.Expires.IsZero() {
+		words += ", until " + t.Expires.Format(time.RFC3339)
+	}
+	if t.From != "" {
+		words += ", from " + t.From
+	}
+	if !t.Fetched.IsZero() {
+		words += ", fetched " + t.Fetched.Format(time.RFC3339)
+		if age := now.Sub(t.Fetched); age >= 0 {
+			words += " (" + inDays(age) + " ago)"
+		}
+	}
+	switch left := t.Expires.Sub(now); {
+	case soon(t.Expires, now) && left <= 0:
+		row("EXPIRED", "%s %s", t.Kind, words)
+	case soon(t.Expires, now):
+		row("EXPIRES SOON", "%s %s: %s left", t.Kind, words, inDays(left))
+	case !t.OK:
+		row("NOT USABLE", "%s %s", t.Kind, words)
+	default:
+		row(t.Kind, "%s", words)
+	}
+	if soon(t.Ends, now) {
+		const what = "%s %s: no authority of some kind in it signs after %s"
+		if left := t.Ends.Sub(now); left > 0 {
+			row("SIGNS UNTIL", what+", %s left: what is signed afterwards will not be accepted, what was signed before will", t.Kind, t.Name, t.Ends.Format(time.RFC3339), inDays(left))
+		} else {
+			row("SIGNS NO MORE", what+": what is signed since is not accepted, what was signed before is", t.Kind, t.Name, t.Ends.Format(time.RFC3339))
+		}
+	}
+	if t.Error != "" {
+		row("", "%s", t.Error)
+	}
+	if t.Disk != "" {
+		row("", "%s", t.Disk)
 	}
 }
 
 func inDays(d time.Duration) string {
-	if days := int(d / (24 * time.Hour)); days > 0 {
+	switch days := int(d / (24 * time.Hour)); {
+	case days == 1:
+		return "1 day"
+	case days > 1:
 		return fmt.Sprintf("%d days", days)
 	}
 	return d.Round(time.Minute).String()

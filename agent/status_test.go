@@ -51,16 +51,24 @@ func TestStatusOfTrust(t *testing.T) {
 	}{
 		"a root that lasts": {
 			sight.Trust{Kind: trust.KindRoot, Name: "public-good", OK: true, Expires: in(90 * day), From: "TUF repository https://tuf.example version 12", Fetched: in(-day)},
-			"trust root|public-good, until 2026-05-30T12:00:00Z, from TUF repository https://tuf.example version 12, fetched 2026-02-28T12:00:00Z\n",
+			"trust root|public-good, until 2026-05-30T12:00:00Z, from TUF repository https://tuf.example version 12, fetched 2026-02-28T12:00:00Z (1 day ago)\n",
 		},
-		"a root without an end":              {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true}, "trust root|corp\n"},
-		"a root that ends in eight days":     {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Expires: in(8 * day)}, "trust root|corp, until 2026-03-09T12:00:00Z\n"},
-		"a root that ends in a week":         {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Expires: in(7*day - time.Second)}, "EXPIRES SOON|trust root corp, until 2026-03-08T11:59:59Z: 6 days left\n"},
-		"a root that ends in an hour":        {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Expires: in(time.Hour)}, "EXPIRES SOON|trust root corp, until 2026-03-01T13:00:00Z: 1h0m0s left\n"},
-		"a root that has ended":              {sight.Trust{Kind: trust.KindRoot, Name: "corp", Error: "expired", Expires: in(-day)}, "EXPIRED|trust root corp, until 2026-02-28T12:00:00Z\n|expired\n"},
-		"a key that was never reached":       {sight.Trust{Kind: "kms key", Name: "awskms:///x", Error: "no answer"}, "NOT USABLE|kms key awskms:///x\n|no answer\n"},
-		"a key whose refresh failed":         {sight.Trust{Kind: "kms key", Name: "awskms:///x", OK: true, Error: "no answer", Fetched: in(-day)}, "kms key|awskms:///x, fetched 2026-02-28T12:00:00Z\n|no answer\n"},
-		"what can be used is only counted":   {sight.Trust{Kind: "secret", Name: "a/b/c", OK: true}, "references|1 of policies can be used\n"},
+		"a root without an end":          {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true}, "trust root|corp\n"},
+		"a root that ends in eight days": {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Expires: in(8 * day)}, "trust root|corp, until 2026-03-09T12:00:00Z\n"},
+		"a root that ends in a week":     {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Expires: in(7*day - time.Second)}, "EXPIRES SOON|trust root corp, until 2026-03-08T11:59:59Z: 6 days left\n"},
+		"a root that ends in an hour":    {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Expires: in(time.Hour)}, "EXPIRES SOON|trust root corp, until 2026-03-01T13:00:00Z: 1h0m0s left\n"},
+		"a root that has ended":          {sight.Trust{Kind: trust.KindRoot, Name: "corp", Error: "expired", Expires: in(-day)}, "EXPIRED|trust root corp, until 2026-02-28T12:00:00Z\n|expired\n"},
+		"a key that was never reached":   {sight.Trust{Kind: "kms key", Name: "awskms:///x", Error: "no answer"}, "NOT USABLE|kms key awskms:///x\n|no answer\n"},
+		"a key whose refresh failed":     {sight.Trust{Kind: "kms key", Name: "awskms:///x", OK: true, Error: "no answer", Fetched: in(-day)}, "kms key|awskms:///x, fetched 2026-02-28T12:00:00Z (1 day ago)\n|no answer\n"},
+		"a key that was fetched":         {sight.Trust{Kind: trust.KindKMS, Name: "awskms:///x", OK: true, Fetched: in(-90 * time.Minute)}, "kms key|awskms:///x, fetched 2026-03-01T10:30:00Z (1h30m0s ago)\n"},
+		"a key fetched by a clock ahead": {sight.Trust{Kind: trust.KindKMS, Name: "awskms:///x", OK: true, Fetched: in(day)}, "kms key|awskms:///x, fetched 2026-03-02T12:00:00Z\n"},
+		"a rule that is not kept":        {sight.Trust{Kind: trust.KindRemote, Name: "https://x", OK: true, Disk: "is not kept on disk: full"}, "remote rule|https://x\n|is not kept on disk: full\n"},
+		"authorities that sign on":       {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Ends: in(8 * day)}, "trust root|corp\n"},
+		"authorities that end in a week": {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Ends: in(7*day - time.Second)},
+			"trust root|corp\nSIGNS UNTIL|trust root corp: no authority of some kind in it signs after 2026-03-08T11:59:59Z, 6 days left: what is signed afterwards will not be accepted, what was signed before will\n"},
+		"authorities that have ended": {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Ends: in(-day)},
+			"trust root|corp\nSIGNS NO MORE|trust root corp: no authority of some kind in it signs after 2026-02-28T12:00:00Z: what is signed since is not accepted, what was signed before is\n"},
+		"what can be used is only counted":   {sight.Trust{Kind: "secret", Name: "a/b/c", OK: true}, "references|1 others can be used\n"},
 		"a ConfigMap that is not there":      {sight.Trust{Kind: "configmap", Name: "a/b", Error: "not there"}, "NOT USABLE|configmap a/b\n|not there\n"},
 		"a root that is there and unrenewed": {sight.Trust{Kind: trust.KindRoot, Name: "corp", OK: true, Error: "no answer", Expires: in(9 * day)}, "trust root|corp, until 2026-03-10T12:00:00Z\n|no answer\n"},
 	} {
@@ -69,6 +77,15 @@ func TestStatusOfTrust(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+	// What is fine does not push out what is not.
+	var mixed []sight.Trust
+	for range 1000 {
+		mixed = append(mixed, sight.Trust{Kind: trust.KindKMS, Name: "awskms:///x", OK: true})
+	}
+	mixed = append(mixed, sight.Trust{Kind: "secret", Name: "a/b/c"})
+	if text := rows(func(row rower) { trustRows(mixed, now, row) }); !strings.HasPrefix(text, "NOT USABLE|secret a/b/c\n") {
+		t.Errorf("first is not what cannot be used:\n%s", text)
 	}
 	many := make([]sight.Trust, 1000)
 	if text := rows(func(row rower) { trustRows(many, now, row) }); strings.Count(text, "NOT USABLE") != maxTrustRows || !strings.Contains(text, "and 960 more") {

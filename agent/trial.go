@@ -119,7 +119,7 @@ func references(ctx context.Context, c config.Trust, set *policy.Set, online boo
 		defer os.RemoveAll(dir)
 		c.CacheDir = dir
 	}
-	keeper, err := newKeeper(c, quiet(), nil)
+	keeper, err := newKeeper(c, !online, quiet(), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -15,10 +15,10 @@ func trustKinds() []string {
 	return []string{trust.KindSecret, trust.KindConfigMap, trust.KindKMS, trust.KindRemote, trust.KindRoot}
 }
 
-// newKeeper makes what holds the things that policies refer to. observe may be nil.
-func newKeeper(c config.Trust, log *slog.Logger, observe func(kind, name string, err error)) (*trust.Keeper, error) {
+// newKeeper makes what holds the things that policies refer to. Offline, nothing of them will be fetched. observe may be nil.
+func newKeeper(c config.Trust, offline bool, log *slog.Logger, observe func(kind, name string, err error)) (*trust.Keeper, error) {
 	o := trust.Options{
-		Dir: c.Dir, CacheDir: c.CacheDir, UpdatePublicGood: c.UpdatePublicGood,
+		Dir: c.Dir, CacheDir: c.CacheDir, UpdatePublicGood: c.UpdatePublicGood, Offline: offline,
 		Refresh: time.Duration(c.Refresh), Log: log, Observe: observe,
 	}
 	for _, r := range c.Roots {
@@ -29,12 +29,12 @@ func newKeeper(c config.Trust, log *slog.Logger, observe func(kind, name string,
 
 // setUpTrust makes the agent's keeper, which is not fetching anything yet.
 func (a *agent) setUpTrust() (err error) {
-	if a.keeper, err = newKeeper(a.config.Trust, a.log, a.metrics.TrustFetched); err != nil {
+	if a.keeper, err = newKeeper(a.config.Trust, false, a.log, a.metrics.TrustFetched); err != nil {
 		return err
 	}
 	a.metrics.WatchTrust(trustKinds(), func() (all []metrics.Trust) {
 		for _, s := range a.keeper.Status() {
-			all = append(all, metrics.Trust{Kind: s.Kind, Name: s.Name, OK: s.OK, Root: s.Kind == trust.KindRoot, Expires: s.Expires})
+			all = append(all, metrics.Trust{Kind: s.Kind, Name: s.Name, OK: s.OK, Unkept: s.Disk != "", Root: s.Kind == trust.KindRoot, Expires: s.Expires, Ends: s.Ends})
 		}
 		return all
 	})

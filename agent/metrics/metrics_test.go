@@ -79,8 +79,9 @@ func TestEveryMethod(t *testing.T) {
 			{Kind: "trust root", Name: "public-good", OK: true, Root: true, Expires: soon},
 			{Kind: "trust root", Name: "public-good", Root: true, Expires: soon}, // named twice by mistake
 			{Kind: "trust root", Name: "keys", OK: true, Root: true},
-			{Kind: "trust root", Name: "corp", Root: true, Expires: time.Unix(10, 0)},
-			{Kind: "kms key", Name: "awskms:///x", OK: true, Expires: soon},
+			{Kind: "trust root", Name: "ca", OK: true, Root: true, Ends: time.Unix(6000, 0)},
+			{Kind: "trust root", Name: "corp", Root: true, Expires: time.Unix(10, 0), Ends: time.Unix(20, 0)},
+			{Kind: "kms key", Name: "awskms:///x", OK: true, Unkept: true, Expires: soon},
 		}
 	})
 	m.TrustFetched("kms key", "awskms:///x", errors.New("no answer"))

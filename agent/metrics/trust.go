@@ -10,9 +10,12 @@ import (
 type Trust struct {
 	Kind, Name string
 	OK         bool
-	// Root says that it is a trust root, Expires when that ends; zero: never.
-	Root    bool
-	Expires time.Time
+	// Unkept says that the disk does not hold what is in use.
+	Unkept bool
+	// Root says that it is a trust root, Expires when it will not be used any more, and Ends when no authority of some kind
+	// in it still signs; zero: never.
+	Root          bool
+	Expires, Ends time.Time
 }
 
 // WatchTrust adds gauges that say how things stand with what policies refer to. It may be called once. Kinds are the same
@@ -22,31 +25,49 @@ func (m *Metrics) WatchTrust(kinds []string, states func() []Trust) {
 		kinds:  kinds,
 		states: states,
 		expiry: prometheus.NewDesc("cosentry_trust_root_expiry_timestamp_seconds", "When a trust root expires, in seconds since the epoch, by its name. Those that never do are left out.", []string{"root"}, nil),
+		ends:   prometheus.NewDesc("cosentry_trust_root_signing_end_timestamp_seconds", "When no authority of some kind (certificate authorities, logs, timestamps) in a trust root still signs, in seconds since the epoch, by its name. What was signed before is accepted afterwards too. Those without a known end are left out.", []string{"root"}, nil),
+		unkept: prometheus.NewDesc("cosentry_trust_unkept", "What was fetched for policies and is in use, or was withdrawn, while trust.cacheDir could not be made to say the same, by kind. It would be missing, or used again, after a restart.", []string{"kind"}, nil),
 		broken: prometheus.NewDesc("cosentry_trust_unusable", "References of policies that cannot be used now, because what they refer to is not there, was never reached or has expired, by kind.", []string{"kind"}, nil),
 	})
 }
 
 type trust struct {
-	kinds          []string
-	states         func() []Trust
-	expiry, broken *prometheus.Desc
+	kinds  []string
+	states func() []Trust
+
+	expiry, ends, broken, unkept *prometheus.Desc
 }
 
-func (t *trust) Describe(out chan<- *prometheus.Desc) { out <- t.expiry; out <- t.broken }
+func (t *trust) Describe(out chan<- *prometheus.Desc) {
+	out <- t.expiry
+	out <- t.ends
+	out <- t.broken
+	out <- t.unkept
+}
 
 func (t *trust) Collect(out chan<- prometheus.Metric) {
-	unusable, roots := map[string]int{}, map[string]bool{}
+	unusable, unkept, roots := map[string]int{}, map[string]int{}, map[string]bool{}
 	for _, s := range t.states() {
 		if !s.OK {
 			unusable[s.Kind]++
 		}
-		if s.Root && !s.Expires.IsZero() && !roots[s.Name] { // a name twice would end the whole scrape
-			roots[s.Name] = true
+		if s.Unkept {
+			unkept[s.Kind]++
+		}
+		if !s.Root || roots[s.Name] { // a name twice would end the whole scrape
+			continue
+		}
+		roots[s.Name] = true
+		if !s.Expires.IsZero() {
 			out <- prometheus.MustNewConstMetric(t.expiry, prometheus.GaugeValue, float64(s.Expires.Unix()), s.Name)
+		}
+		if !s.Ends.IsZero() {
+			out <- prometheus.MustNewConstMetric(t.ends, prometheus.GaugeValue, float64(s.Ends.Unix()), s.Name)
 		}
 	}
 	for _, kind := range t.kinds {
 		out <- prometheus.MustNewConstMetric(t.broken, prometheus.GaugeValue, float64(unusable[kind]), kind)
+		out <- prometheus.MustNewConstMetric(t.unkept, prometheus.GaugeValue, float64(unkept[kind]), kind)
 	}
 }
 

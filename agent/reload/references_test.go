@@ -102,3 +102,63 @@ func TestReferencesAreFollowed(t *testing.T) {
 		t.Errorf("state %+v", s)
 	}
 }
+
+// TestWhatIsLostIsAnErrorOfItsOwn: images that ran until now are refused. That must not look like a regexp without an anchor,
+// nor like a change that somebody made.
+func TestWhatIsLostIsAnErrorOfItsOwn(t *testing.T) {
+	dir, held := t.TempDir(), t.TempDir()
+	put(t, dir, "a.yaml", bySecret+"---\n"+strings.Replace(bySecret, "by-secret", "another", 1))
+	put(t, dir, "b.yaml", strings.Replace(document("open"), "fail", "pass", 1))
+	secret := filepath.Join(held, "secrets", "keys", "release")
+	if err := os.MkdirAll(secret, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	keeper, err := trust.New(trust.Options{
+		Dir: held, Log: slog.New(slog.DiscardHandler), Roots: []trust.RootFile{{Name: "corp", Path: "/nowhere/root.json"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &verifier{}
+	var log bytes.Buffer
+	p := New(dir, keeper, v, v, slog.New(slog.NewTextHandler(&log, nil)))
+	const lost = `level=ERROR msg="what policies refer to is no longer usable: what needs it is refused" kind=secret name=keys/release policies="another, by-secret" error=`
+	step := func(what string, want map[string]int) {
+		t.Helper()
+		log.Reset()
+		p.Load()
+		p.Load()
+		for line, n := range want {
+			if strings.Count(log.String(), line) != n {
+				t.Errorf("%s: %q is not logged %d times:\n%s", what, line, n, &log)
+			}
+		}
+	}
+	// What was never there is no loss, and each kind of warning has words of its own.
+	step("never there", map[string]int{
+		"level=ERROR": 0,
+		`msg="a policy refers to what cannot be used now" policy=`:           2,
+		`msg="a policy is legal and probably not what is meant" policy=open`: 1,
+		`level=WARN msg="a trust root cannot be used" trustRoot=corp`:        1,
+		"policy=corp": 0,
+	})
+	put(t, secret, "cosign.pub", publicKey(t))
+	step("there", map[string]int{"level=ERROR": 0, "level=WARN": 0, "usable again": 0})
+	for range 2 {
+		if err := os.Remove(filepath.Join(secret, "cosign.pub")); err != nil {
+			t.Fatal(err)
+		}
+		step("lost", map[string]int{lost: 1, "level=ERROR": 1, "level=WARN": 0})
+		if n := p.State().Warnings; n != len(p.set.Warnings())+3 {
+			t.Errorf("%d warnings are counted", n)
+		}
+		put(t, secret, "cosign.pub", publicKey(t))
+		step("again", map[string]int{`level=INFO msg="what policies refer to is usable again" kind=secret name=keys/release`: 1, "level=WARN": 0, "level=ERROR": 0})
+	}
+	// A loss that comes with other policies is one as well.
+	if err := os.Remove(filepath.Join(secret, "cosign.pub")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, "c.yaml", document("more"))
+	step("lost with a change", map[string]int{lost: 1})
+}

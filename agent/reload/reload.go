@@ -11,7 +11,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -38,9 +37,6 @@ type Observer interface {
 	PoliciesBroken()
 }
 
-// maxWarnings bounds the log lines of one load.
-const maxWarnings = 20
-
 // Policies loads the policies of one folder.
 type Policies struct {
 	dir        string
@@ -55,6 +51,7 @@ type Policies struct {
 	state State
 	last  string // what the last attempt ended in, so that nothing is logged twice
 	told  map[string]bool
+	refer referred
 }
 
 // State is what is in force and what is on disk.
@@ -111,14 +108,20 @@ func (p *Policies) put(set *policy.Set) {
 	}
 	p.verifier.SetPolicies(set, refs)
 	p.set, p.refs = set, refs.Revision()
-	warnings := slices.Concat(set.Warnings(), refs.Warnings(set))
-	p.state.Warnings = len(warnings)
+	written, references := set.Warnings(), refs.References(set)
+	p.state.Warnings = len(written)
+	for _, r := range references {
+		if r.Text != "" {
+			p.state.Warnings++
+		}
+	}
 	if again {
 		p.log.Info("what policies refer to has changed", "revision", set.Revision(), "references", p.refs)
 	} else {
 		p.inForce(set)
 	}
-	p.warn(warnings)
+	p.refer.follow(references, p.log)
+	p.warn(written, references)
 }
 
 func (p *Policies) inForce(set *policy.Set) {
@@ -131,25 +134,6 @@ func (p *Policies) inForce(set *policy.Set) {
 	if p.state.Count == 0 {
 		p.log.Warn("the policy folder holds no policies: policies.noMatch decides about every image", "dir", p.dir)
 	}
-}
-
-// warn logs the warnings that were not logged since the set was put in force: references come and go by themselves.
-func (p *Policies) warn(warnings []policy.Warning) {
-	told, logged := make(map[string]bool, len(warnings)), 0
-	for _, w := range warnings {
-		text := w.String()
-		told[text] = true
-		if p.told[text] {
-			continue
-		}
-		if logged++; logged <= maxWarnings {
-			p.log.Warn("a policy is legal and probably not what is meant, or lacks what it refers to", "policy", w.Policy, "warning", text)
-		}
-	}
-	if logged > maxWarnings {
-		p.log.Warn("there are more warnings about policies; see: cosentry policy check", "dir", p.dir, "warnings", logged-maxWarnings)
-	}
-	p.told = told
 }
 
 func (p *Policies) broken(err error) {

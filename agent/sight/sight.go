@@ -73,8 +73,11 @@ type Trust struct {
 	OK      bool      `json:"ok"`
 	Error   string    `json:"error,omitempty"`
 	Fetched time.Time `json:"fetched,omitzero"`
-	Expires time.Time `json:"expires,omitzero"` // never, if it is left out
-	From    string    `json:"from,omitempty"`
+	Expires time.Time `json:"expires,omitzero"` // will not be used after; never, if it is left out
+	Ends    time.Time `json:"ends,omitzero"`    // of a trust root: no authority of some kind signs after; it stays in use
+	// Disk says how what is kept in trust.cacheDir differs from what is in use; empty: it does not.
+	Disk string `json:"disk,omitempty"`
+	From string `json:"from,omitempty"`
 }
 
 // Audit is the state of the audit log.
@@ -111,6 +114,10 @@ func (s Sources) handler() http.Handler {
 	return mux
 }
 
+// maxStatus is the longest status that is read, in bytes: a thousand policies that refer to a dozen things each, all of
+// which fail for long reasons, fit.
+const maxStatus = 16 << 20
+
 // Ask returns the status of the agent that serves on address.
 func Ask(ctx context.Context, address string) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -128,7 +135,7 @@ func Ask(ctx context.Context, address string) (Status, error) {
 		return Status{}, fmt.Errorf("asking the agent on %s for its status: %s", address, resp.Status)
 	}
 	var s Status
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&s); err != nil {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxStatus)).Decode(&s); err != nil {
 		return Status{}, fmt.Errorf("reading the status of the agent on %s: %w", address, err)
 	}
 	return s, nil

@@ -3,6 +3,7 @@ package sight
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -46,6 +47,23 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("waited too long: %s", what)
 		}
+	}
+}
+
+// A status is asked for when much is wrong: that is when it is long.
+func TestStatusOfAThousandThingsThatFailIsRead(t *testing.T) {
+	s := nothing
+	s.Status = func() (st Status) {
+		for i := range 5000 {
+			st.Trust = append(st.Trust, Trust{Name: fmt.Sprint(i, strings.Repeat("n", 200)), Error: strings.Repeat("e", 300)})
+		}
+		return st
+	}
+	address := freeAddress(t)
+	start(t, address, s, slog.New(slog.DiscardHandler))
+	eventually(t, "it answers", func() bool { return answers(address) })
+	if st, err := Ask(t.Context(), address); err != nil || len(st.Trust) != 5000 {
+		t.Errorf("%d things, error %v", len(st.Trust), err)
 	}
 }
 

@@ -22,10 +22,14 @@
 package evidence
 
 import (
+	"bytes"
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/cosentry/cosentry/verify/limits"
 )
 
 // Errors of this package are found with errors.Is; a bound that was met is found as a *limits.Exceeded with
@@ -106,6 +110,14 @@ func (e *Evidence) Answers(q Question) bool {
 		(e.AskedAttestations || !q.Attestations) && (e.AskedConfig || !q.Config)
 }
 
+// Bound is on the size of all material that there may be in answer to what was asked.
+func (e *Evidence) Bound() limits.Bound {
+	if e.AskedAttestations {
+		return limits.AttestedMaterial
+	}
+	return limits.Material
+}
+
 // With is e and what kept holds beside it, if that is about the same digest. It is for what was kept from when a
 // registry answered: e stays as incomplete as it is. Neither of the two is changed.
 func (e *Evidence) With(kept *Evidence) *Evidence {
@@ -113,9 +125,9 @@ func (e *Evidence) With(kept *Evidence) *Evidence {
 		return e
 	}
 	both := *e
-	both.Signatures = slices.Concat(e.Signatures, kept.Signatures)
-	both.Bundles = slices.Concat(e.Bundles, kept.Bundles)
-	both.Attestations = slices.Concat(e.Attestations, kept.Attestations)
+	both.Signatures = distinct(slices.Concat(e.Signatures, kept.Signatures), Signature.same)
+	both.Bundles = distinct(slices.Concat(e.Bundles, kept.Bundles), Bundle.same)
+	both.Attestations = distinct(slices.Concat(e.Attestations, kept.Attestations), Signature.same)
 	if both.Configs == nil {
 		both.Configs, both.Image = kept.Configs, kept.Image
 	}
@@ -132,9 +144,28 @@ type Signature struct {
 	Source digest.Digest
 }
 
+func (s Signature) same(t Signature) bool {
+	return s.Source == t.Source && s.Base64Signature == t.Base64Signature && maps.Equal(s.Annotations, t.Annotations) && bytes.Equal(s.Payload, t.Payload)
+}
+
 // Bundle is one sigstore bundle, as JSON.
 type Bundle struct {
 	Raw []byte
 	// Source is the digest of the manifest that refers to the image.
 	Source digest.Digest
+}
+
+// same: by which referrer it was found says nothing about it.
+func (b Bundle) same(c Bundle) bool { return bytes.Equal(b.Raw, c.Raw) }
+
+// distinct keeps the first of each. A blob is read once, and any number of manifests may name it; whoever judges would
+// make, and keep, as many of it.
+func distinct[T any](all []T, same func(a, b T) bool) []T {
+	var out []T
+	for _, one := range all {
+		if !slices.ContainsFunc(out, func(have T) bool { return same(have, one) }) {
+			out = append(out, one)
+		}
+	}
+	return out
 }

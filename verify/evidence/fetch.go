@@ -222,12 +222,7 @@ func (g *gathering) bundlesAt(ctx context.Context, ep *endpoint, w ways) (found 
 		// Which of them came first is chance, and a verdict must not depend on it.
 		return nil, asked, fmt.Errorf("bundles of %s at %s: %w", g.subject, ep.Host, err)
 	}
-	for _, b := range append(byAPI, byTag...) {
-		if !slices.ContainsFunc(found, func(have Bundle) bool { return have.Source == b.Source && string(have.Raw) == string(b.Raw) }) {
-			found = append(found, b)
-		}
-	}
-	return found, asked, err
+	return distinct(append(byAPI, byTag...), Bundle.same), asked, err
 }
 
 // referred looks into every referrer that is listed: what the list says about them is not believed.

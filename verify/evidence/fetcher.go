@@ -101,10 +101,10 @@ func (f *Fetcher) begin(q Question) (*gathering, error) {
 	g := &gathering{
 		fetcher: f, repo: repo, set: set, question: q, subject: q.Digest,
 		slots:  make(chan struct{}, limits.Parallel.Max()),
-		bundle: limits.Payload, budget: budget{material: limits.Material},
+		bundle: limits.Payload, budget: budget{material: q.asked().Bound()},
 	}
 	if q.Attestations {
-		g.bundle, g.budget.material = limits.Attestation, limits.AttestedMaterial
+		g.bundle = limits.Attestation
 	}
 	return g, nil
 }

@@ -103,25 +103,24 @@ func unproved(ctx context.Context, publicKeys [][]byte, e *Evidence) ([]piece, e
 			all = append(all, piece{entries, attach})
 		}
 	}
+	// One payload may be that of many, and each is hashed and parsed anew.
+	sum := limits.Sum{Bytes: e.Bound()}
 	for i := range e.Signatures {
-		if s := &e.Signatures[i]; s.Annotations[logAnnotation] == "" && ctx.Err() == nil {
+		if s := &e.Signatures[i]; s.Annotations[logAnnotation] == "" && ctx.Err() == nil && sum.Takes(int64(len(s.Payload)), 0) {
 			add(hashedEntries(ctx, s, s.keys(keys)), s.prove)
 		}
 	}
 	for i := range e.Attestations {
-		if s := &e.Attestations[i]; s.Annotations[logAnnotation] == "" && ctx.Err() == nil {
+		if s := &e.Attestations[i]; s.Annotations[logAnnotation] == "" && ctx.Err() == nil && sum.Takes(int64(len(s.Payload)), 0) {
 			add(envelopeEntries(ctx, [][]byte{s.Payload}, s.keys(keys)), s.prove)
 		}
 	}
-	var elements int64
 	for i := range e.Bundles {
 		b := &e.Bundles[i]
 		// All that are parsed stay in memory until the log has answered.
-		n := limits.CountElements(b.Raw)
-		if limits.Elements.Check(elements+n) != nil || ctx.Err() != nil {
+		if ctx.Err() != nil || !sum.Takes(int64(len(b.Raw)), limits.CountElements(b.Raw)) {
 			continue
 		}
-		elements += n
 		if parsed := parseUnproved(b.Raw); parsed != nil {
 			add(bundleEntries(ctx, parsed, keys), func(entry models.LogEntryAnon) error { return b.prove(parsed, entry) })
 		}

@@ -163,11 +163,11 @@ func (l *Layout) Resolve(ctx context.Context, repository, tag string, _ Credenti
 func (l *Layout) read(number int) (*Evidence, error) {
 	r := l.records[number]
 	reading := &savedReading{
-		folder: folder{dir: l.dir, budget: budget{material: limits.Material}},
+		folder: folder{dir: l.dir, budget: budget{material: r.question().asked().Bound()}},
 		e:      r.question().asked(), bundle: limits.Payload,
 	}
 	if r.Attestations {
-		reading.budget.material, reading.bundle = limits.AttestedMaterial, limits.Attestation
+		reading.bundle = limits.Attestation
 	}
 	for _, m := range l.manifests[number] {
 		if err := reading.add(m); err != nil {
@@ -175,6 +175,7 @@ func (l *Layout) read(number int) (*Evidence, error) {
 		}
 	}
 	e := reading.e
+	e.Bundles = distinct(e.Bundles, Bundle.same)
 	switch {
 	case r.Incomplete != "":
 		// Whatever it was, it may be different when asked again.

@@ -225,7 +225,7 @@ func (r *reader) Read(p []byte) (int, error) {
 // CountElements counts what may become a value of its own when a JSON document is parsed: each object, each array and
 // each member after the first. It is no parser and allocates nothing, so it can stand before one. Of a document that is
 // not JSON the count is right up to where a parser would stop.
-func CountElements(document []byte) int64 {
+func CountElements[T ~[]byte | ~string](document T) int64 {
 	var n int64
 	for i, quoted := 0, false; i < len(document); i++ {
 		switch c := document[i]; {
@@ -238,6 +238,36 @@ func CountElements(document []byte) int64 {
 		}
 	}
 	return n
+}
+
+// Count stands in a struct for a value that is counted and not made: it is how many elements there are in every value
+// that a JSON document has under its name, repeated as often as it may be. [CountElements] cannot tell a list that
+// somebody parses from a predicate that nobody does.
+type Count int64
+
+// UnmarshalJSON adds the elements of a value.
+func (c *Count) UnmarshalJSON(value []byte) error {
+	*c += Count(CountElements(value))
+	return nil
+}
+
+// Sum counts what is taken in of many pieces together. A registry gives a blob once and may name it any number of times,
+// and what is made of a piece is made, and often kept, for each.
+type Sum struct {
+	// Bytes is the bound on their size: Material or AttestedMaterial.
+	Bytes Bound
+
+	bytes, elements int64
+}
+
+// Takes counts a piece, and says whether all so far are within Bytes and Elements. One that is not counts for nothing.
+func (s *Sum) Takes(bytes, elements int64) bool {
+	if s.Bytes.Check(s.bytes+bytes) != nil || Elements.Check(s.elements+elements) != nil {
+		return false
+	}
+	s.bytes += bytes
+	s.elements += elements
+	return true
 }
 
 // Exceeded is the error for material beyond a bound. Find it with errors.As.

@@ -122,3 +122,31 @@ func countValues(v any) int64 {
 	}
 	return n
 }
+
+// TestCountAddsUpRepeatedNames: whoever parses a list twice has made values of the first one as well.
+func TestCountAddsUpRepeatedNames(t *testing.T) {
+	for document, want := range map[string]limits.Count{
+		`{}`: 0, `{"subject":null}`: 0, `{"other":[{},{},{}]}`: 0, `{"subject":[{},{}]}`: 4,
+		`{"subject":[{},{}],"SUBJECT":[],"subject":[{}]}`: 7,
+	} {
+		var s struct {
+			Subject limits.Count `json:"subject"`
+		}
+		if err := json.Unmarshal([]byte(document), &s); err != nil || s.Subject != want {
+			t.Errorf("%s: %d, %v; want %d", document, s.Subject, err, want)
+		}
+	}
+}
+
+func TestSumRefusesWhatIsBeyondAndKeepsOnCounting(t *testing.T) {
+	s := limits.Sum{Bytes: limits.Material}
+	bytes, elements := limits.Material.Max(), limits.Elements.Max()
+	for i, c := range []struct {
+		bytes, elements int64
+		want            bool
+	}{{bytes - 2, 0, true}, {3, 0, false}, {0, elements + 1, false}, {1, elements, true}, {1, 1, false}, {1, 0, true}, {1, 0, false}, {0, 0, true}} {
+		if got := s.Takes(c.bytes, c.elements); got != c.want {
+			t.Errorf("%d: %v", i, got)
+		}
+	}
+}

@@ -63,9 +63,11 @@ func (r *reader) secret(o object) *Reference {
 	return &Reference{Name: r.secretName(s), Namespace: r.namespace(s)}
 }
 
+// namespace reads where a secret or ConfigMap is. One that is empty is a fault: another key or rule than is meant could
+// stand under the name in DefaultNamespace.
 func (r *reader) namespace(o object) string {
 	before := len(r.faults)
-	ns := r.kubernetesName(o, "namespace", r.text(o, "namespace", 63))
+	ns := r.kubernetesName(o, "namespace", r.written(o, "namespace", 63))
 	if strings.Contains(ns, ".") {
 		r.fault(o.line("namespace"), join(o.path, "namespace"), "%s is not a namespace's name: use lower-case letters, digits and -", quote(ns))
 	}

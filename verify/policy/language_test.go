@@ -163,6 +163,16 @@ func TestWholeLanguage(t *testing.T) {
 	}
 }
 
+// What is written and empty is what is left out, where that trusts nobody else and demands no less. All other empties
+// are faults: TestAuthorityRefused has them.
+func TestEmptyIsTheDefault(t *testing.T) {
+	plain := doc("images: [{glob: '**'}]\nauthorities: [{key: {secretRef: {name: a}}}]")
+	empty := doc("mode: ''\nmatch: []\nimages: [{glob: '**'}]\nauthorities: [{name: '', signatureFormat: '', source: [], attestations: [], key: {data: '', kms: '', hashAlgorithm: '', secretRef: {name: a}}}]")
+	if a, b := mustSet(t, plain), mustSet(t, empty); a.Revision() != b.Revision() {
+		t.Errorf("%+v\n%+v", a.policies[0], b.policies[0])
+	}
+}
+
 func TestNeedsLog(t *testing.T) {
 	key, keyless := &Key{}, &Keyless{}
 	for rule, c := range map[string]struct {

@@ -15,7 +15,7 @@ import (
 // Load reads the policies and TrustRoots of every *.yaml, *.yml and *.json file in a folder,
 // in the order of their names. Subfolders and names that begin with a dot are left out
 // (a mounted ConfigMap keeps its data in one, and links to it); links to files are
-// followed. A folder without policies is a valid set of none.
+// followed. A folder without policies is a valid set of none. Other files are left out, with a warning.
 //
 // A file that cannot be read is a fault like one that cannot be parsed: a
 // policy that vanished with its file would be one not enforced. An error about
@@ -52,7 +52,51 @@ func Load(dir string) (*Set, error) {
 		faults.inOrder()
 		return nil, faults
 	}
-	return NewSet(all)
+	s, err := NewSet(all)
+	if err != nil {
+		return nil, err
+	}
+	s.unread = unread(dir, entries)
+	return s, nil
+}
+
+// Unread warns if path is a file that a policy folder might as well not hold, because of its name, or a folder that
+// holds such files: a policy that is left out is one not enforced, and nothing else says so.
+func Unread(path string) []Warning {
+	entries, err := os.ReadDir(path)
+	if err == nil {
+		return unread(path, entries)
+	}
+	if isPolicyFile(filepath.Base(path)) {
+		return nil
+	}
+	return []Warning{{Source: path, Text: "in a policy folder this file is not read, because of its name: " + readNames}}
+}
+
+const readNames = "names must end in .yaml, .yml or .json, and not begin with a dot"
+
+// unread looks at regular files and links to them alone. Hidden files are meant to be left out.
+func unread(dir string, entries []fs.DirEntry) []Warning {
+	var names []string
+	count := 0
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") || isPolicyFile(e.Name()) {
+			continue
+		}
+		if info, err := os.Stat(filepath.Join(dir, e.Name())); err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		if count++; count <= maxUnread {
+			names = append(names, plain(e.Name()))
+		}
+	}
+	if count > maxUnread {
+		names = append(names, fmt.Sprintf("%d more", count-maxUnread))
+	}
+	if count == 0 {
+		return nil
+	}
+	return []Warning{{Source: dir, Text: "not read, because of their names: " + enumerate(names, "and") + "; " + readNames}}
 }
 
 func isPolicyFile(name string) bool {

@@ -172,3 +172,44 @@ func BenchmarkLoad1000(b *testing.B) {
 		}
 	}
 }
+
+// A policy in a file of another name is one not enforced: somebody has to say so.
+func TestFilesThatAreLeftOutAreTold(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir+"/a.yaml", keyPolicy(t, "a", "**", "P-256"))
+	write(t, dir+"/.hidden", "x")
+	write(t, dir+"/sub/b.txt", "x")
+	if err := os.Symlink("nowhere", dir+"/dangling"); err != nil {
+		t.Fatal(err)
+	}
+	warnings := func() []Warning {
+		s, err := Load(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Warnings()
+	}
+	if got := warnings(); len(got) != 0 {
+		t.Errorf("nothing that could be a policy is left out: %v", got)
+	}
+	write(t, dir+"/b.txt", "x")
+	write(t, dir+"/c\nyaml", "x")
+	if err := os.Symlink("sub/b.txt", dir+"/link"); err != nil { // as in a mounted ConfigMap
+		t.Fatal(err)
+	}
+	want := dir + `: not read, because of their names: b.txt, "c\nyaml" and link; ` + readNames
+	if got := warnings(); len(got) != 1 || got[0].String() != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+	for i := range 50 {
+		write(t, fmt.Sprintf("%s/d%02d", dir, i), "x")
+	}
+	if got := warnings(); len(got) != 1 || !strings.Contains(got[0].Text, "and 43 more; ") {
+		t.Errorf("%v", got)
+	}
+	for file, told := range map[string]bool{"a.yaml": false, "b.txt": true, ".a.yaml": true} {
+		if got := Unread(dir + "/" + file); (len(got) == 1) != told {
+			t.Errorf("%s: %v", file, got)
+		}
+	}
+}

@@ -17,7 +17,7 @@
 // TrustRoots by name) is a name in what it returns, whether or not there is such a thing.
 //
 // Where policy-controller's own checks leave something open that could let an unsigned image through, this package is
-// stricter: identities are demanded, an empty trustRootRef or ctlog.url is a fault rather than none, names that become
+// stricter: identities are demanded, an empty name or URL of whom to trust is a fault rather than none, names that become
 // paths are names, and rules must compile.
 package policy
 
@@ -64,6 +64,7 @@ const (
 	maxFieldPath = 512
 	maxErrorText = 16 << 10
 	maxQuoted    = 80
+	maxUnread    = 10 // names of files that are left out of a folder
 )
 
 // Documents are what files hold: ClusterImagePolicies and TrustRoots.

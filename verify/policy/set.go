@@ -15,6 +15,7 @@ type Set struct {
 	trustRoots []*TrustRoot // by name
 	index      globIndex
 	revision   string
+	unread     []Warning // of the folder it was loaded from
 }
 
 // NewSet makes a set of documents, which must not be changed afterwards. It refuses two policies, or two TrustRoots, of

@@ -14,19 +14,23 @@ import (
 type Warning struct {
 	// Policy is the policy's name; empty where the warning is about a TrustRoot or the whole set.
 	Policy string
-	// Source is where the field is written, as file:line.
+	// Source is where the field is written, as file:line, or the file or folder.
 	Source string
-	// Field is the path to the field, such as spec.images[0].glob.
+	// Field is the path to the field, such as spec.images[0].glob; empty where the warning is about a file or folder.
 	Field string
 	Text  string
 }
 
 // String is the warning as source: field: text.
 func (w Warning) String() string {
+	if w.Field == "" {
+		return plain(w.Source) + ": " + w.Text
+	}
 	return fmt.Sprintf("%s: %s: %s", plain(w.Source), w.Field, w.Text)
 }
 
-// Warnings returns what is legal and dangerous in the set, in order of the policies' names, the TrustRoots' after them.
+// Warnings returns what is legal and dangerous in the set, in order of the policies' names, the TrustRoots' after them,
+// and what was left out of the folder it was loaded from.
 // What policies refer to is not looked at.
 func (s *Set) Warnings() []Warning { return s.warnings(time.Now()) }
 
@@ -47,7 +51,7 @@ func (s *Set) warnings(now time.Time) []Warning {
 		d := doubts{all: &all, source: t.Source, lines: t.lines, now: now}
 		d.trustRoot(t)
 	}
-	return all
+	return append(all, s.unread...)
 }
 
 // doubts collects the warnings about one document.

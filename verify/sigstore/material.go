@@ -28,36 +28,27 @@ type piece interface {
 }
 
 // Read takes evidence in. What is parsed of it stays in memory with the Material, so together its pieces may have no more
-// elements than the bound: a bundle of 1 MiB takes 30 MiB if it is made for that. A piece beyond the bound is unreadable.
+// elements than the bound: a bundle of 1 MiB takes 30 MiB if it is made for that. They may have no more bytes either than
+// may be read about a digest: 128 pieces may be one blob, which was read once. A piece beyond a bound is unreadable.
 func Read(ev *evidence.Evidence) *Material {
 	m := &Material{}
 	if ev == nil {
 		return m
 	}
 	m.digest = ev.Digest
-	var elements int64
-	fits := func(documents ...string) bool {
-		n := elements
-		for _, d := range documents {
-			n += limits.CountElements([]byte(d))
-		}
-		if limits.Elements.Check(n) != nil {
-			return false
-		}
-		elements = n
-		return true
-	}
+	sum := limits.Sum{Bytes: ev.Bound()}
 	for i := range ev.Signatures {
 		s := &ev.Signatures[i]
-		m.signatures = append(m.signatures, newClassic(s, signature, fits(s.Annotations[logAnnotation])))
+		m.signatures = append(m.signatures, newClassic(s, signature, sum.Takes(int64(len(s.Payload)), limits.CountElements(s.Annotations[logAnnotation]))))
 	}
 	for i := range ev.Bundles {
 		b := &ev.Bundles[i]
-		m.bundles = append(m.bundles, newBundled(b, fits(string(b.Raw))))
+		m.bundles = append(m.bundles, newBundled(b, sum.Takes(int64(len(b.Raw)), limits.CountElements(b.Raw))))
 	}
 	for i := range ev.Attestations {
 		a := &ev.Attestations[i]
-		m.attestations = append(m.attestations, newClassic(a, attestation, fits(string(a.Payload), a.Annotations[logAnnotation])))
+		elements := limits.CountElements(a.Payload) + limits.CountElements(a.Annotations[logAnnotation])
+		m.attestations = append(m.attestations, newClassic(a, attestation, sum.Takes(int64(len(a.Payload)), elements)))
 	}
 	return m
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/cosentry/cosentry/verify/limits"
@@ -25,6 +26,11 @@ func (h held) String() string {
 		s += "/" + plain(h.ref.Key)
 	}
 	return s
+}
+
+// referenceName is the Name of a Secret's or ConfigMap's State.
+func referenceName(ref policy.Reference) string {
+	return strings.TrimPrefix(held{ref: ref}.String(), " ")
 }
 
 // folder is where the files of h are; dir is Options.Dir. A name that is not one in Kubernetes becomes no path.

@@ -2,6 +2,7 @@ package trust
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -25,6 +26,9 @@ const (
 
 // notFetchedYet is the Error of something that no try has ended for.
 const notFetchedYet = "not fetched yet"
+
+// errNotAsked is wrapped by the error for such a thing where no try is going to begin.
+var errNotAsked = errors.New("not asked here: use --online")
 
 var fetchesAtOnce = limits.Fetches.Max()
 
@@ -53,6 +57,7 @@ type item struct {
 	content  *content // what is in force; nil: never had, or gone
 	err      error    // of the last try, if it failed
 	gone     bool     // err is its source's word that there is no such thing
+	disk     string   // how the disk differs from that; empty: it does not
 	failures int      // in a row
 	due      time.Time
 	trying   bool          // a try is under way
@@ -141,6 +146,9 @@ func (k *Keeper) record(it *item, o outcome) {
 	case o.err == nil:
 		it.content, it.failures = o.content, 0
 		it.due = now.Add(jitter(it.every))
+		if it.disk != "" {
+			it.due = now.Add(jitter(lastRetry)) // perhaps it can be kept then
+		}
 	case isGone(o.err):
 		it.content, it.gone = nil, true
 		fallthrough
@@ -166,6 +174,8 @@ func (k *Keeper) record(it *item, o outcome) {
 func (k *Keeper) tell(id itemID, err error, after *content, news, first bool) {
 	args := []any{"kind", id.kind, "name", quote(id.String())}
 	switch {
+	case err != nil && news:
+		k.log.Error("what policies refer to is gone, as its source says; what needs it is refused", append(args, "error", brief(err))...)
 	case err != nil && first && id.kind == KindRoot && id.name == "":
 		k.log.Warn("the public-good instance's trust root could not be fetched; the one that is built in, or was fetched before, stays in use until it expires", append(args, "error", brief(err))...)
 	case err != nil && first && after == nil:
@@ -213,6 +223,7 @@ func (k *Keeper) state(it *item) State {
 	if it.content != nil {
 		s.Fetched = it.content.fetched
 	}
+	s.Disk = it.disk
 	switch {
 	case it.err != nil:
 		s.Error = brief(it.err)
@@ -231,6 +242,21 @@ type absent struct {
 	it    *item
 }
 
+// untried says that nobody was asked, and nobody will be. It is called under k.mu.
+func (a *absent) untried() bool {
+	return a.k.opts.Offline && a.it.err == nil && a.it.content == nil
+}
+
+// Is tells errors.Is of errNotAsked.
+func (a *absent) Is(target error) bool {
+	if target != errNotAsked {
+		return false
+	}
+	a.k.mu.Lock()
+	defer a.k.mu.Unlock()
+	return a.untried()
+}
+
 func (a *absent) Unwrap() error { return a.class }
 
 func (a *absent) Error() string {
@@ -238,6 +264,8 @@ func (a *absent) Error() string {
 	defer a.k.mu.Unlock()
 	why := notFetchedYet
 	switch {
+	case a.untried():
+		why = errNotAsked.Error()
 	case a.it.err != nil:
 		why = brief(a.it.err)
 	case a.it.content != nil:

@@ -35,7 +35,7 @@ func (k *Keeper) newKeyItem(uri string) *item {
 		pem, err := k.fetchKey(ctx, uri)
 		if isGone(err) {
 			// A restart must not bring it back.
-			k.keepTrouble(it.id, k.store.remove(keysFolder, uri))
+			k.onDisk(it, stillKept, k.store.remove(keysFolder, uri))
 		}
 		if err != nil {
 			return nil, err
@@ -48,7 +48,7 @@ func (k *Keeper) newKeyItem(uri string) *item {
 		if err != nil {
 			return nil, err
 		}
-		k.keepTrouble(it.id, k.store.write(keysFolder, uri, file))
+		k.onDisk(it, notKept, k.store.write(keysFolder, uri, file))
 		return c, nil
 	}
 	if c, err := k.recallKey(uri); err == nil {
@@ -100,10 +100,24 @@ func dueAfter(fetched time.Time, every time.Duration, now time.Time) time.Time {
 	return fetched.Add(jitter(every))
 }
 
-// keepTrouble tells that something could not be kept: it is used, and is gone with a restart.
-func (k *Keeper) keepTrouble(id itemID, err error) {
+const (
+	notKept   = "is not kept on disk, a restart would have to fetch it again"
+	stillKept = "is gone at its source and cannot be removed from disk, a restart would use it again"
+)
+
+// onDisk takes what came of writing an item's file, or removing it. What is not on disk is used all the same; that it
+// is missing after a restart without network is told, once in the log and for as long as it lasts in the state.
+func (k *Keeper) onDisk(it *item, what string, err error) {
+	text := ""
 	if err != nil {
-		k.log.Warn("what was fetched cannot be kept on disk", "kind", id.kind, "name", quote(id.String()), "folder", k.opts.CacheDir, "error", brief(err))
+		text = what + ": " + brief(err)
+	}
+	k.mu.Lock()
+	news := text != "" && it.disk == ""
+	it.disk = text
+	k.mu.Unlock()
+	if news {
+		k.log.Warn("what was fetched is used, and the disk does not follow", "kind", it.id.kind, "name", quote(it.id.String()), "folder", k.opts.CacheDir, "error", text)
 	}
 }
 

@@ -118,10 +118,24 @@ func TestKMSKeyThatTheServiceNoLongerHasIsNotTrusted(t *testing.T) {
 		n.FetchNow(t.Context(), p)
 		mustBe(t, n, p, key)
 
+		// Nor must its end be hushed up because something else went wrong just before.
+		s.Behave(kmstest.Denying)
+		for _, it := range n.items {
+			it.limit = time.Second
+		}
+		n.FetchNow(t.Context(), p)
+		mustBe(t, n, p, key)
+		s.Behave(kmstest.Serving)
+		for _, it := range n.items {
+			it.limit = keyLimit
+		}
 		s.Remove(name)
 		n.FetchNow(t.Context(), p)
 		_, err := n.Resolve(p).Keys(keyOf(p))
 		mustFail(t, err, ErrMissing, "no such key")
+		if strings.Count(n.log.String(), "level=ERROR") != 1 || !strings.Contains(n.log.String(), "is gone, as its source says") {
+			t.Errorf("the log says %s", n.log)
+		}
 
 		s.Behave(kmstest.Away)
 		_, err = newNode(t, n.dir, n.cache).Resolve(p).Keys(keyOf(p))
@@ -273,21 +287,6 @@ func TestKeptKeyThatSomebodyElseCouldHaveWrittenIsNotUsed(t *testing.T) {
 				t.Errorf("the log is silent: %s", again.log)
 			}
 		})
-	}
-}
-
-func TestUnwritableCacheIsNoReasonNotToUseAKey(t *testing.T) {
-	key, _ := newKey(t)
-	services.Vault.Put("unkept", key)
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	n, p := newNode(t, t.TempDir(), filepath.Join(file, "trust")), kmsPolicy(t, services.Vault.URI("unkept"))
-	n.FetchNow(t.Context(), p)
-	mustBe(t, n, p, key)
-	if !strings.Contains(n.log.String(), "cannot be kept on disk") {
-		t.Errorf("the log is silent: %s", n.log)
 	}
 }
 

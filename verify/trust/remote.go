@@ -25,7 +25,7 @@ func (k *Keeper) newRuleItem(r policy.Remote) *item {
 		if err != nil {
 			return nil, err
 		}
-		k.keepTrouble(it.id, k.store.write(rulesFolder, r.SHA256, text))
+		k.onDisk(it, notKept, k.store.write(rulesFolder, r.SHA256, text))
 		return &content{text: string(text), revision: r.SHA256, fetched: k.now()}, nil
 	}
 	text, err := k.store.read(rulesFolder, r.SHA256, limits.RemoteRule)

@@ -277,7 +277,7 @@ func (k *Keeper) remember(w *wanted, files fileSet, s *Snapshot) {
 	var states []func() State
 	wrongFiles, wrongItems := s.faults()
 	for _, h := range slices.SortedFunc(maps.Keys(files), func(a, b held) int { return strings.Compare(a.String(), b.String()) }) {
-		st := State{Name: strings.TrimPrefix(h.String(), h.kind+" "), Kind: h.kind, OK: true, From: "file"}
+		st := State{Name: referenceName(h.ref), Kind: h.kind, OK: true, From: "file"}
 		err := files[h].err
 		if err == nil {
 			err = wrongFiles[h]

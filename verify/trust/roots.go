@@ -50,7 +50,7 @@ func (k *Keeper) resolveRoots(set *policy.Set, w *wanted, fetched map[itemID]got
 		for _, t := range set.TrustRoots() {
 			r := rootOrError{source: t.Source, field: "spec"}
 			if t.Remote != nil {
-				r.root, r.item, r.err = remoteRoot(remoteItemID(t.Name, *t.Remote), t.Name, fetched)
+				r.root, r.item, r.err = k.remoteRoot(remoteItemID(t.Name, *t.Remote), t.Name, fetched)
 			} else {
 				r.root, r.err = k.once(before, documentHash(t), func() (*trustroot.Root, error) { return fromDocument(t, k.now()) })
 				r.err = rootTrouble("trust root "+quote(t.Name), r.err)
@@ -141,9 +141,11 @@ func remoteItemID(name string, r policy.TUFRemote) itemID {
 }
 
 // remoteRoot is what is had of a TUF repository on a server.
-func remoteRoot(id itemID, name string, fetched map[itemID]got) (*trustroot.Root, *item, error) {
+func (k *Keeper) remoteRoot(id itemID, name string, fetched map[itemID]got) (*trustroot.Root, *item, error) {
 	g, ok := fetched[id]
 	switch {
+	case !ok && k.opts.Offline:
+		return nil, nil, fmt.Errorf("trust root %s: %w: %w", quote(name), ErrUnavailable, errNotAsked)
 	case !ok:
 		return nil, nil, fmt.Errorf("trust root %s: %w: there is no folder to keep it in (trust.cacheDir)", quote(name), ErrUnavailable)
 	case g.content == nil:
@@ -205,13 +207,14 @@ func (k *Keeper) rootMakers(set *policy.Set, w *wanted) map[itemID]func() *item 
 
 // newRootItem is a TUF repository on a server, with what was kept of it.
 func (k *Keeper) newRootItem(id itemID, r policy.TUFRemote) *item {
-	remote := trustroot.NewRemote(r, filepath.Join(k.opts.CacheDir, rootsFolder), trustroot.RemoteOptions{Log: k.log})
+	remote := trustroot.NewRemote(r, filepath.Join(k.opts.CacheDir, rootsFolder), trustroot.RemoteOptions{})
 	it := &item{id: id, limit: rootLimit, every: k.opts.Refresh}
 	it.fetch = func(ctx context.Context) (*content, error) {
 		root, err := remote.Refresh(ctx)
 		if err != nil {
 			return nil, err
 		}
+		k.onDisk(it, notKept, remote.Unwritten())
 		return rootContent(root, k.now()), nil
 	}
 	// What has expired is asked for as well: that it was there is worth knowing, and it says itself that it is over.
@@ -242,7 +245,7 @@ func (k *Keeper) rootStates(s *Snapshot) []func() State {
 			}
 			st.OK = r.err == nil
 			if r.root != nil {
-				st.Expires, st.From = r.root.Expires, r.root.From
+				st.Expires, st.Ends, st.From = r.root.Expires, r.root.Ends, r.root.From
 				if err := r.root.Expired(k.now()); err != nil {
 					st.OK, st.Error = false, brief(err)
 				}

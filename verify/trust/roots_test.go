@@ -141,6 +141,22 @@ func TestRootThatNobodyHasIsAState(t *testing.T) {
 	}
 }
 
+// An authority that is about to end is seen before its last day: nothing expires, and new signatures would be refused.
+func TestEndOfAuthoritiesIsAState(t *testing.T) {
+	s := newSigstore(t)
+	n := fresh(t, fromFile("corp", rootFile(t, s)))
+	n.Resolve(set(t))
+	want := s.FulcioCertificateAuthorities()[0].(*root.FulcioCertificateAuthority).Root.NotAfter
+	st := n.find(t, KindRoot, "corp")
+	if st.Ends.IsZero() || st.Ends.After(want) || !st.Expires.IsZero() || !st.OK {
+		t.Errorf("state is %+v", st)
+	}
+	n.ahead.Store(int64(time.Until(st.Ends) + time.Hour))
+	if st := n.find(t, KindRoot, "corp"); !st.OK || st.Error != "" {
+		t.Errorf("what was signed before counts no more: %+v", st)
+	}
+}
+
 func TestStatusForgetsWhatIsNoLongerReferredTo(t *testing.T) {
 	n := fresh(t)
 	n.Resolve(set(t, secretPolicy, keylessOfRoot("corp"), "  - key:\n      kms: hashivault://k"))

@@ -68,7 +68,7 @@ func (k *Keeper) beginDue(ctx context.Context, tries *sync.WaitGroup) time.Durat
 	now, next := k.now(), lookAgain
 	for _, it := range k.items {
 		switch {
-		case it.trying || it.running || it.every == 0 && it.content != nil:
+		case it.trying || it.running || it.every == 0 && it.content != nil && it.disk == "":
 		case !it.due.After(now):
 			over := k.begin(ctx, it)
 			tries.Add(1)

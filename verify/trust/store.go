@@ -28,10 +28,28 @@ func fileName(name string) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// usable returns an error if nothing can be kept under a kind because a file is where its folder should be, or above it.
+// Nothing was ever kept there either.
+func (s *store) usable(kind string) error {
+	if s.dir == "" {
+		return nil
+	}
+	for _, dir := range []string{s.dir, filepath.Join(s.dir, kind)} {
+		info, err := os.Stat(dir)
+		if errors.Is(err, syscall.ENOTDIR) || err == nil && !info.IsDir() {
+			return fmt.Errorf("%w: %s is not a folder, or in something that is none", ErrInvalid, quote(dir))
+		}
+	}
+	return nil
+}
+
 // read gives what was kept under a name, or an error that wraps fs.ErrNotExist.
 func (s *store) read(kind, name string, bound limits.Bound) ([]byte, error) {
 	if s.dir == "" {
 		return nil, fs.ErrNotExist
+	}
+	if s.usable(kind) != nil {
+		return nil, fs.ErrNotExist // write says why
 	}
 	for _, dir := range []string{s.dir, filepath.Join(s.dir, kind)} {
 		if err := ownersAlone(dir); err != nil {
@@ -70,14 +88,18 @@ func (s *store) remove(kind, name string) error {
 	if s.dir == "" {
 		return nil
 	}
-	if err := os.Remove(filepath.Join(s.dir, kind, fileName(name))); !errors.Is(err, fs.ErrNotExist) {
-		return err
+	err := os.Remove(filepath.Join(s.dir, kind, fileName(name)))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // folder makes a folder for one kind of files.
 func (s *store) folder(kind string) (string, error) {
+	if err := s.usable(kind); err != nil {
+		return "", err
+	}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return "", err
 	}

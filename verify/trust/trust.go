@@ -74,6 +74,9 @@ type Options struct {
 	// Refresh is how often trust roots are fetched again; 0: every 24 hours. KMS keys are asked for as often, and at least
 	// every hour.
 	Refresh time.Duration
+	// Offline says that nothing is going to be fetched, as in a command that asks no network: what is not there is told as
+	// what was not asked for, and not as a fault to mend.
+	Offline bool
 	Log     *slog.Logger
 	// Observe, if set, is told of every attempt to fetch something, with the State's kind and name.
 	Observe func(kind, name string, err error)
@@ -100,6 +103,12 @@ type State struct {
 	Fetched time.Time `json:"fetched,omitzero"`
 	// Expires is when it will no longer be used; zero: never.
 	Expires time.Time `json:"expires,omitzero"`
+	// Ends is when no authority of some kind in a trust root still signs. It is used afterwards as before, for what was
+	// signed until then; zero: no end is known.
+	Ends time.Time `json:"ends,omitzero"`
+	// Disk says how what is kept in Options.CacheDir differs from what is in use, which a restart would tell; empty: it does
+	// not.
+	Disk string `json:"disk,omitempty"`
 	// From says where it came from, in words.
 	From string `json:"from,omitempty"`
 }

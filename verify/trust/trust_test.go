@@ -14,6 +14,7 @@ import (
 
 	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/trust/kmstest"
+	"github.com/cosentry/cosentry/verify/trustroot/tuftest"
 )
 
 func TestNilSnapshotGivesWhatThePolicyHoldsAndNothingElse(t *testing.T) {
@@ -245,6 +246,38 @@ func TestWarningsNameThePlaceInThePolicy(t *testing.T) {
 	}
 	if strings.Contains(got, "authorities[0]") {
 		t.Errorf("a warning of what refers to nothing:\n%s", got)
+	}
+}
+
+// A command that asks nobody does not call a fault what it has not looked for.
+func TestOfflineSaysThatNobodyWasAsked(t *testing.T) {
+	repository := tuftest.WithTrustedRoot(t, tuftest.TrustedRootJSON(t, newSigstore(t)))
+	docs := policy.Documents{TrustRoots: []*policy.TrustRoot{{Name: "corp", Source: "roots.yaml:1",
+		Remote: &policy.TUFRemote{Root: repository.Root(), Mirror: repository.Serve(), Target: "trusted_root.json"}}}}
+	docs.Policies = append(docs.Policies, remotePolicy(t, "https://127.0.0.1:1", sha(aRule)).Policies()...)
+	docs.Policies = append(docs.Policies, set(t, "  - static:\n      action: fail", keylessOfRoot("corp"), secretPolicy).Policies()[1:]...)
+	s := with(t, docs)
+	offline := func(o *Options) { o.Offline = true }
+	for name, n := range map[string]*node{"with a folder": fresh(t, offline), "without one": newNode(t, t.TempDir(), "", offline)} {
+		got := n.Resolve(s).Warnings(s)
+		for _, w := range got {
+			secret := strings.Contains(w.Text, "secret")
+			if strings.Contains(w.Text, errNotAsked.Error()) == secret || strings.Contains(w.Text, "until this is mended") != secret {
+				if !(w.Source == "roots.yaml:1" && strings.HasSuffix(w.Text, errNotAsked.Error())) {
+					t.Errorf("%s: %s", name, w)
+				}
+			}
+		}
+		// KMS key, rule, root where it is named and where it is described, and the Secret.
+		if len(got) != 5 || strings.Contains(words(got), notFetchedYet) {
+			t.Errorf("%s: warnings are\n%s", name, words(got))
+		}
+	}
+	// Whoever asked says what came of it.
+	n := fresh(t, offline)
+	n.FetchNow(t.Context(), s)
+	if got := words(n.Resolve(s).Warnings(s)); strings.Contains(got, errNotAsked.Error()) || !strings.Contains(got, "until this is mended") {
+		t.Errorf("warnings are\n%s", got)
 	}
 }
 

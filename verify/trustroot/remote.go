@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -48,7 +48,6 @@ type Remote struct {
 	place  place
 	dir    string
 	path   string
-	log    *slog.Logger
 	client http.RoundTripper
 
 	// refreshing lets one refresh run at a time.
@@ -56,14 +55,14 @@ type Remote struct {
 	mu         sync.Mutex
 	// unkept is the newest archive while it could not be written.
 	unkept []byte
+	// unwritten is why it could not be.
+	unwritten error
 	// seen is the timestamp's version at the last look.
 	seen int64
 }
 
 // RemoteOptions are what a Remote can do without.
 type RemoteOptions struct {
-	// Log is told when a copy cannot be kept on disk. Nil: nobody is.
-	Log *slog.Logger
 	// Transport is the way to the server. Nil: the usual, with the proxy that the environment names.
 	Transport http.RoundTripper
 }
@@ -77,11 +76,7 @@ func NewRemote(r policy.TUFRemote, dir string, o RemoteOptions) *Remote {
 		place:  newPlace(r.Targets, r.Target),
 		dir:    dir,
 		path:   filepath.Join(dir, hex.EncodeToString(sum[:16])+".tuf.tar.gz"),
-		log:    o.Log,
 		client: o.Transport,
-	}
-	if remote.log == nil {
-		remote.log = slog.New(slog.DiscardHandler)
 	}
 	if remote.client == nil {
 		remote.client = newTransport()
@@ -108,7 +103,7 @@ func (r *Remote) Kept(now time.Time) (*Root, error) {
 }
 
 // Refresh fetches what is new, verifies it and keeps it. After an error all is as it was before. If the
-// disk cannot be written, that is logged, and Kept goes on with a copy in memory.
+// disk cannot be written Kept goes on with a copy in memory, and Unwritten says why.
 func (r *Remote) Refresh(ctx context.Context) (*Root, error) {
 	r.refreshing.Lock()
 	defer r.refreshing.Unlock()
@@ -122,18 +117,23 @@ func (r *Remote) Refresh(ctx context.Context) (*Root, error) {
 		}
 		err = r.write(archive)
 		r.mu.Lock()
-		if r.unkept = nil; err != nil {
+		if r.unkept, r.unwritten = nil, err; err != nil {
 			r.unkept = archive
 		}
 		r.mu.Unlock()
-		if err != nil {
-			r.log.Warn("a trust root cannot be kept on disk; after a restart without network it is missing", "mirror", r.name(), "error", err)
-		}
 		if err := r.notice(fetched, true); err != nil {
 			return nil, err
 		}
 		return r.named(fetched), nil
 	})
+}
+
+// Unwritten is why the last Refresh could not keep what it fetched on disk, or nil. A restart without network would have
+// nothing, or an older copy.
+func (r *Remote) Unwritten() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.unwritten
 }
 
 // fetch gives the repository as it is now, and the archive to keep of it.
@@ -285,16 +285,14 @@ func (r *Remote) tidy() {
 		if !strings.HasPrefix(e.Name(), r.unfinished()) {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(r.dir, e.Name())); err != nil {
-			r.log.Debug("what an earlier refresh left cannot be removed", "name", e.Name(), "error", err)
-		}
+		_ = os.RemoveAll(filepath.Join(r.dir, e.Name())) // if it stays, it takes place and is read by nobody
 	}
 }
 
 // readFile reads a kept archive.
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) { // Unwritten tells of a folder that is none
 		return nil, ErrNotKept
 	}
 	if err != nil {
