@@ -13,7 +13,7 @@ func TestPolicyCheckTellsWhatItDidNotAskFrom(t *testing.T) {
 	dir := t.TempDir()
 	file := write(t, dir+"/p.yaml", strings.Replace(static("p", "registry.example/**", "fail"), "static: {action: fail}", "key: {kms: \"hashivault://release\"}", 1))
 	for _, tc := range []struct {
-		args         []string
+		args      []string
 		want, not string
 	}{
 		{[]string{"policy", "check", file}, "not asked here: use --online", "until this is mended"},
