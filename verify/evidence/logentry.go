@@ -112,7 +112,7 @@ func unproved(ctx context.Context, publicKeys [][]byte, e *Evidence) ([]piece, e
 	}
 	for i := range e.Attestations {
 		if s := &e.Attestations[i]; s.Annotations[logAnnotation] == "" && ctx.Err() == nil && sum.Takes(int64(len(s.Payload)), 0) {
-			add(envelopeEntries(ctx, [][]byte{s.Payload}, s.keys(keys)), s.prove)
+			add(attestationEntries(ctx, s, keys), s.prove)
 		}
 	}
 	for i := range e.Bundles {
@@ -188,6 +188,21 @@ func hashedEntries(ctx context.Context, s *Signature, keys [][]byte) (entries []
 	return entries
 }
 
+// attestationEntries are those of the envelope that an attestation is.
+func attestationEntries(ctx context.Context, s *Signature, keys [][]byte) []leafHash {
+	if !s.SignedOnce() {
+		return nil
+	}
+	var envelope dsse.Envelope
+	if json.Unmarshal(s.Payload, &envelope) != nil {
+		return nil
+	}
+	if statement, err := envelope.DecodeB64Payload(); err != nil || checkForLog(statement) != nil {
+		return nil
+	}
+	return envelopeEntries(ctx, [][]byte{s.Payload}, s.keys(keys))
+}
+
 // envelopeEntries are those that clients make of an envelope, of which each of envelopes is one spelling.
 func envelopeEntries(ctx context.Context, envelopes, keys [][]byte) (entries []leafHash) {
 	for _, key := range keys {
@@ -240,13 +255,16 @@ func (s *Signature) prove(entry models.LogEntryAnon) error {
 	return nil
 }
 
-// parseUnproved gives a bundle with an envelope and no log entry, or nil.
+// parseUnproved gives a bundle with an envelope, signed once, and no log entry; or nil.
 func parseUnproved(raw []byte) *protobundle.Bundle {
 	var b protobundle.Bundle
 	if err := protojson.Unmarshal(raw, &b); err != nil {
 		return nil
 	}
-	if b.GetDsseEnvelope() == nil || b.GetVerificationMaterial() == nil || len(b.GetVerificationMaterial().GetTlogEntries()) > 0 {
+	if len(b.GetDsseEnvelope().GetSignatures()) != 1 || checkForLog(b.GetDsseEnvelope().GetPayload()) != nil {
+		return nil
+	}
+	if b.GetVerificationMaterial() == nil || len(b.GetVerificationMaterial().GetTlogEntries()) > 0 {
 		return nil
 	}
 	return &b

@@ -54,11 +54,16 @@ func signed(t *testing.T, key *ecdsa.PrivateKey) evidence.Signature {
 // attested is an envelope around a statement about subject.
 func attested(t *testing.T, key *ecdsa.PrivateKey) []byte {
 	t.Helper()
+	return wrapped(t, key, fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://example.com/p","predicate":{},"subject":[{"name":"","digest":{"sha256":%q}}]}`, subject.Encoded()))
+}
+
+// wrapped is an envelope around any statement.
+func wrapped(t *testing.T, key *ecdsa.PrivateKey, statement string) []byte {
+	t.Helper()
 	signer, err := signature.LoadSigner(key, crypto.SHA256)
 	if err != nil {
 		t.Fatal(err)
 	}
-	statement := fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://example.com/p","predicate":{},"subject":[{"name":"","digest":{"sha256":%q}}]}`, subject.Encoded())
 	envelope, err := dsse.WrapSigner(signer, "application/vnd.in-toto+json").SignMessage(strings.NewReader(statement))
 	if err != nil {
 		t.Fatal(err)

@@ -168,7 +168,7 @@ func TestNothingIsAskedAboutWhatNoKeyHasMade(t *testing.T) {
 	e := evidenceOf(t, key)
 	e.Signatures = append(e.Signatures, evidence.Signature{Payload: []byte("x"), Base64Signature: "%"}, evidence.Signature{})
 	e.Bundles = append(e.Bundles, evidence.Bundle{Raw: []byte("no bundle")}, evidence.Bundle{Raw: []byte(`{}`)})
-	e.Attestations = append(e.Attestations, evidence.Signature{Payload: []byte(`{"payload":"","signatures":[]}`)})
+	e.Attestations = append(e.Attestations, evidence.Signature{Payload: []byte(`{"payload":"","signatures":[]}`)}, evidence.Signature{Payload: []byte("no envelope")})
 	prove(t, l, e, publicPEM(t, newKey(t)), []byte("no key"))
 	if len(l.seen) != 0 {
 		t.Errorf("asked: %s", l.seen)

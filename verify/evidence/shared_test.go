@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -58,8 +60,11 @@ func TestSavedBundlesThatAreOneBlob(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := evidence.Saved(dir)
-	if err != nil || len(got.Bundles) != 2 {
-		t.Fatalf("%v, %v", got, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Bundles) != 2 {
+		t.Errorf("%d bundles of two", len(got.Bundles))
 	}
 }
 
@@ -100,6 +105,62 @@ func TestALogIsAskedAboutNoMoreThanMayBeRead(t *testing.T) {
 		}
 		if n != 7 {
 			t.Errorf("%s: %d of ten pieces of 2 MiB are asked about; the bound is %d MiB", name, n, limits.Material.Max()>>20)
+		}
+	}
+}
+
+// resigned is an envelope with its signature n times.
+func resigned(t *testing.T, envelope []byte, n int) []byte {
+	t.Helper()
+	var e map[string]any
+	if err := json.Unmarshal(envelope, &e); err != nil {
+		t.Fatal(err)
+	}
+	var all []any
+	for range n {
+		all = append(all, e["signatures"].([]any)[0])
+	}
+	e["signatures"] = all
+	return mustJSON(t, e)
+}
+
+// TestALogIsNotAskedAboutWhatTakesTooLongToRead: whoever makes an entry hashes the payload for each signature of an
+// envelope, and makes values of a statement's subjects and of SLSA's materials.
+func TestALogIsNotAskedAboutWhatTakesTooLongToRead(t *testing.T) {
+	key := newKey(t)
+	many := strings.Repeat(`{},`, int(limits.Elements.Max())/2)
+	for name, c := range map[string]struct {
+		statement  string
+		signatures int
+		asked      bool
+	}{
+		"signed once":        {`{"subject":[]}`, 1, true},
+		"signed twice":       {`{"subject":[]}`, 2, false},
+		"many subjects":      {`{"subject":[` + many + `{}]}`, 1, false},
+		"many, then few":     {`{"subject":[` + many + `{}],"Subject":[]}`, 1, false},
+		"many materials":     {`{"predicate":{"materials":[` + many + `{}]}}`, 1, false},
+		"many packages":      {`{"predicate":{"packages":[` + many + `{}]}}`, 1, true},
+		"a predicate of any": {`{"predicate":[` + many + `{}]}`, 1, true},
+	} {
+		envelope := resigned(t, wrapped(t, key, c.statement), c.signatures)
+		bundle := bundled(t, wrapped(t, key, c.statement))
+		if c.signatures > 1 {
+			var b map[string]any
+			if err := json.Unmarshal(bundle, &b); err != nil {
+				t.Fatal(err)
+			}
+			b["dsseEnvelope"] = json.RawMessage(resigned(t, mustJSON(t, b["dsseEnvelope"]), c.signatures))
+			bundle = mustJSON(t, b)
+		}
+		for form, e := range map[string]*evidence.Evidence{
+			"classic": {Digest: subject, AskedAttestations: true, Attestations: []evidence.Signature{{Payload: envelope}}},
+			"bundle":  {Digest: subject, AskedAttestations: true, Bundles: []evidence.Bundle{{Raw: bundle}}},
+		} {
+			l := newRekor(t)
+			prove(t, l, e, publicPEM(t, key))
+			if asked := len(l.seen) > 0; asked != c.asked {
+				t.Errorf("%s, %s: asked about: %v", name, form, asked)
+			}
 		}
 	}
 }

@@ -54,6 +54,10 @@ func (b *bundled) read() *entity {
 	if err := protojson.Unmarshal(b.ev.Raw, &whole); err != nil {
 		return nil
 	}
+	// As an attestation of the classic form: see there.
+	if e := whole.GetDsseEnvelope(); len(e.GetSignatures()) != 1 || evidence.CheckStatement(e.GetPayload()) != nil {
+		return nil
+	}
 	b.raw = whole.GetVerificationMaterial()
 	bare, err := bundle.NewBundle(&protobundle.Bundle{
 		MediaType:            whole.GetMediaType(),
@@ -108,18 +112,27 @@ func (b *bundled) with(j *judgement) (*entity, *refusal) {
 		}
 	}
 	if j.Timestamps != nil {
-		stamps := b.raw.GetTimestampVerificationData().GetRfc3161Timestamps()
-		if limits.Proofs.Check(int64(len(stamps))) != nil {
-			return nil, refused(BadTimestamp)
-		}
-		for _, s := range stamps {
-			if limits.Timestamp.Check(int64(len(s.GetSignedTimestamp()))) != nil {
-				return nil, refused(BadTimestamp)
-			}
-			e.stamps = append(e.stamps, s.GetSignedTimestamp())
+		var bad *refusal
+		if e.stamps, bad = b.stamps(); bad != nil {
+			return nil, bad
 		}
 	}
 	return &e, nil
+}
+
+// stamps are the signed timestamps, if they are not too many and none is too large.
+func (b *bundled) stamps() (all [][]byte, bad *refusal) {
+	stamps := b.raw.GetTimestampVerificationData().GetRfc3161Timestamps()
+	if limits.Proofs.Check(int64(len(stamps))) != nil {
+		return nil, refused(BadTimestamp)
+	}
+	for _, s := range stamps {
+		if limits.Timestamp.Check(int64(len(s.GetSignedTimestamp()))) != nil {
+			return nil, refused(BadTimestamp)
+		}
+		all = append(all, s.GetSignedTimestamp())
+	}
+	return all, nil
 }
 
 // readEntries returns nil if one of the entries is none, or too large, or if they are not what the bundle's version
@@ -178,19 +191,38 @@ func (b *bundled) byCertificate(j *judgement) (*Attestation, *refusal) {
 	if b.cert == nil {
 		return nil, refused(NoCertificate)
 	}
+	if !j.vouched(b.cert, b.times) {
+		return nil, refused(UntrustedCertificate)
+	}
 	if r := b.cert.is(j.Identities); r != nil {
-		return nil, j.because(b.cert, r)
+		return nil, r
 	}
 	// The identity is matched above, as it is for the classic form; sigstore-go's own matching knows one alternative name.
 	a, why := b.accept(j, j.forBundles(), b.cert.signedBy(), sgverify.WithoutIdentitiesUnsafe())
-	if why == nil {
-		return a, nil
+	if why != nil {
+		return nil, why()
 	}
-	// What a certificate of nobody's has signed is not looked into, not even for the words.
-	if r := j.because(b.cert, nil); r != nil {
-		return nil, r
+	return a, nil
+}
+
+// times are those at which the certificate will have to be valid, as far as they are told: nothing is proved yet.
+func (b *bundled) times(j *judgement) []time.Time {
+	var all []time.Time
+	if entries := b.raw.GetTlogEntries(); j.Logs != nil && limits.Proofs.Check(int64(len(entries))) == nil {
+		for _, entry := range entries {
+			all = append(all, time.Unix(entry.GetIntegratedTime(), 0))
+		}
 	}
-	return nil, why()
+	if j.Timestamps != nil {
+		e := *b.plain
+		var bad *refusal
+		if e.stamps, bad = b.stamps(); bad == nil {
+			if at, r := e.stamped(&j.trusted); r == nil {
+				all = append(all, at)
+			}
+		}
+	}
+	return all
 }
 
 // accept lets sigstore-go's verifier decide. The function that is returned with a refusal words it.

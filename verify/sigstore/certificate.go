@@ -196,13 +196,21 @@ func (j *judgement) validThen(c *certificate, t time.Time) bool {
 	return ok && c.validAt(t)
 }
 
-// because gives the reason r, unless the certificate is from no trusted authority: what such a one says, and
-// what is signed with it, is a stranger's.
-func (j *judgement) because(c *certificate, r *refusal) *refusal {
-	if _, ok := j.trustedAt(c, c.NotBefore); !ok {
-		return refused(UntrustedCertificate)
+// vouched asks, before anything else, whether a trusted authority has issued the certificate: when it begins, or at one
+// of the times at which it will have to be valid. What another one says is a stranger's, and what is signed with it is not
+// looked into, not even for the words: anybody can make one that names the issuer and the subject that are demanded.
+func (j *judgement) vouched(c *certificate, times func(*judgement) []time.Time) bool {
+	if _, ok := j.trustedAt(c, c.NotBefore); ok {
+		return true
 	}
-	return r
+	all := times(j)
+	if j.byNow() {
+		all = append(all, j.Now)
+	}
+	return slices.ContainsFunc(all, func(at time.Time) bool {
+		_, ok := j.trustedAt(c, at)
+		return ok
+	})
 }
 
 // sct returns nil if a trusted certificate transparency log promises to hold the certificate, or if that is not

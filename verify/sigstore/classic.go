@@ -40,6 +40,7 @@ type classic struct {
 	fits bool
 
 	parse    sync.Once
+	many     bool // an attestation that is not signed exactly once
 	cert     *certificate
 	badCert  bool
 	entry    *rekorbundle.RekorBundle
@@ -56,6 +57,10 @@ func newClassic(s *evidence.Signature, what thing, fits bool) *classic {
 func (c *classic) read() {
 	c.parse.Do(func() {
 		var err error
+		if c.what == attestation && !c.ev.SignedOnce() {
+			c.many = true
+			return
+		}
 		if leaf := c.ev.Annotations[certificateAnnotation]; leaf != "" {
 			c.cert, err = readPEM(leaf, c.ev.Annotations[chainAnnotation])
 			c.badCert = err != nil
@@ -109,7 +114,9 @@ func (c *classic) judge(ctx context.Context, j *judgement) (*Attestation, *refus
 	if !c.fits {
 		return nil, refused(Unreadable)
 	}
-	c.read()
+	if c.read(); c.many {
+		return nil, refused(Unreadable)
+	}
 	if len(j.Identities) == 0 {
 		return j.byAnyKey(ctx, func(k namedKey) (*Attestation, *refusal) { return c.byKey(ctx, j, k) })
 	}
@@ -151,8 +158,11 @@ func (c *classic) byCertificate(ctx context.Context, j *judgement) (*Attestation
 	case c.cert == nil:
 		return nil, refused(NoCertificate)
 	}
+	if !j.vouched(c.cert, c.times) {
+		return nil, refused(UntrustedCertificate)
+	}
 	if r := c.cert.is(j.Identities); r != nil {
-		return nil, j.because(c.cert, r)
+		return nil, r
 	}
 	// As cosign does for a certificate: SHA-256, whatever the kind of key.
 	v, err := sigs.LoadVerifier(c.cert.PublicKey, crypto.SHA256)
@@ -170,9 +180,23 @@ func (c *classic) byCertificate(ctx context.Context, j *judgement) (*Attestation
 		r = c.certified(j, a)
 	}
 	if r != nil {
-		return nil, j.because(c.cert, r)
+		return nil, r
 	}
 	return a, nil
+}
+
+// times are those at which the certificate will have to be valid, as far as they are told: nothing is proved yet.
+func (c *classic) times(j *judgement) []time.Time {
+	var all []time.Time
+	if j.Logs != nil && c.entry != nil {
+		all = append(all, time.Unix(c.entry.Payload.IntegratedTime, 0))
+	}
+	if j.Timestamps != nil {
+		if at, r := c.stamped(j); r == nil {
+			all = append(all, at)
+		}
+	}
+	return all
 }
 
 // certified asks whether the certificate was valid whenever the signature is proved to have been made, for every one
@@ -295,6 +319,9 @@ func (c *classic) claimsToAttest(h v1.Hash, a *Attestation) *refusal {
 		return refused(Unreadable)
 	}
 	s, err := readStatement(&envelope)
+	if exceeded := new(limits.Exceeded); errors.As(err, &exceeded) {
+		return refused(Unreadable)
+	}
 	if err != nil || !s.isAbout(h) {
 		return refused(OtherImage)
 	}

@@ -258,11 +258,11 @@ func forgeries(w *workshop) map[string]struct {
 		"bundle of an unknown media type":      {edited(func(m map[string]any) { m["mediaType"] = "application/vnd.dev.sigstore.bundle.v9.9+json" }), sigstore.Unreadable},
 		"bundle with an unknown field":         {edited(func(m map[string]any) { m["verified"] = true }), sigstore.Unreadable},
 		"bundle without an envelope":           {edited(func(m map[string]any) { delete(m, "dsseEnvelope") }), sigstore.Unreadable},
-		"bundle without a signature":           {edited(func(m map[string]any) { object(m, "dsseEnvelope")["signatures"] = []any{} }), notByKey},
+		"bundle without a signature":           {edited(func(m map[string]any) { object(m, "dsseEnvelope")["signatures"] = []any{} }), sigstore.Unreadable},
 		"bundle with two signatures": {edited(func(m map[string]any) {
 			one := in(m, "dsseEnvelope", "signatures", 0)
 			object(m, "dsseEnvelope")["signatures"] = []any{one, one}
-		}), notByKey},
+		}), sigstore.Unreadable},
 		"bundle of another payload type":       {edited(func(m map[string]any) { object(m, "dsseEnvelope")["payloadType"] = "text/plain" }), notByKey},
 		"bundle without verification material": {edited(func(m map[string]any) { delete(m, "verificationMaterial") }), sigstore.Unreadable},
 		"bundle of a bare message signature": {edited(func(m map[string]any) {

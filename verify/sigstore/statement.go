@@ -8,6 +8,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	"github.com/sigstore/cosign/v2/pkg/types"
+
+	"github.com/cosentry/cosentry/verify/evidence"
 )
 
 // statement is what is looked at of an in-toto statement. The predicate is skipped: made into a tree, one of a few
@@ -26,6 +28,9 @@ func readStatement(e *dsse.Envelope) (*statement, error) {
 	raw, err := e.DecodeB64Payload()
 	if err != nil {
 		return nil, fmt.Errorf("reading an envelope's payload: %w", err)
+	}
+	if err := evidence.CheckStatement(raw); err != nil {
+		return nil, fmt.Errorf("reading a statement: %w", err)
 	}
 	var s statement
 	if err := json.Unmarshal(raw, &s); err != nil {
