@@ -98,10 +98,16 @@ const (
 	// LogEntry is the size of one log entry's body. Whoever reads one verifies a signature by the key in it, and that
 	// takes a time that grows with the square of the key.
 	LogEntry
+	// LogEntryElements is how many JSON elements a log entry's body has. It is base64 where it stands, so Elements does
+	// not count them.
+	LogEntryElements
 	// Timestamp is the size of one signed timestamp. It holds certificates, whose keys are used before they are trusted.
 	Timestamp
 	// Certificate is the size of a signature's certificate, and of the chain beside it.
 	Certificate
+	// CertificateNames is how many alternative names a certificate has. Each may have two bytes, and takes a hundred and
+	// more for as long as the image is judged.
+	CertificateNames
 	// CertificateKey is the length of the RSA key in a signature's certificate.
 	CertificateKey
 	// RuleText is the length of a CUE or Rego rule.
@@ -152,17 +158,19 @@ var bounds = [...]struct {
 	TrustedRoot:       {"size of a trusted root", "bytes", 4 << 20},
 	Fetches:           {"fetches at once", "fetches", 4},
 
-	Certificates:   {"certificates of a trust root", "certificates", 256},
-	TUFMetadata:    {"size of a TUF metadata file", "bytes", 1 << 20},
-	TUFArchive:     {"size of a TUF repository's archive", "bytes", 4 << 20},
-	TUFUnpacked:    {"size of a TUF repository", "bytes", 16 << 20},
-	TUFFiles:       {"entries of a TUF repository's archive", "entries", 1024},
-	TUFTargets:     {"targets of a TUF repository", "targets", 64},
-	Proofs:         {"log entries or timestamps of one signature", "proofs", 4},
-	LogEntry:       {"log entry size", "bytes", 16 << 10},
-	Timestamp:      {"signed timestamp size", "bytes", 16 << 10},
-	Certificate:    {"certificate size", "bytes", 64 << 10},
-	CertificateKey: {"RSA key of a certificate", "bits", 8 << 10},
+	Certificates:     {"certificates of a trust root", "certificates", 256},
+	TUFMetadata:      {"size of a TUF metadata file", "bytes", 1 << 20},
+	TUFArchive:       {"size of a TUF repository's archive", "bytes", 4 << 20},
+	TUFUnpacked:      {"size of a TUF repository", "bytes", 16 << 20},
+	TUFFiles:         {"entries of a TUF repository's archive", "entries", 1024},
+	TUFTargets:       {"targets of a TUF repository", "targets", 64},
+	Proofs:           {"log entries or timestamps of one signature", "proofs", 4},
+	LogEntry:         {"log entry size", "bytes", 16 << 10},
+	Timestamp:        {"signed timestamp size", "bytes", 16 << 10},
+	Certificate:      {"certificate size", "bytes", 32 << 10},
+	CertificateNames: {"alternative names of a certificate", "names", 256},
+	LogEntryElements: {"elements of a log entry", "elements", 256},
+	CertificateKey:   {"RSA key of a certificate", "bits", 8 << 10},
 
 	RuleText:     {"length of a rule", "bytes", 256 << 10},
 	RuleInput:    {"input of a rule", "bytes", 16 << 20},

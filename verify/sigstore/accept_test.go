@@ -362,7 +362,7 @@ func TestNothingIsJudgedWhenTheTimeIsUp(t *testing.T) {
 }
 
 // To ask a log is worth while for what the demanded signer signed, and for nothing that strangers put beside an image.
-func TestWithoutProofIsAboutTheDemandedSigner(t *testing.T) {
+func TestUnprovedIsWhatTheDemandedSignerSigned(t *testing.T) {
 	w, stranger := newWorkshop(t), newWorkshop(t)
 	for _, k := range kinds() {
 		bare := w.all(k)
@@ -377,13 +377,12 @@ func TestWithoutProofIsAboutTheDemandedSigner(t *testing.T) {
 			"a stranger's":        {stranger.make(k, appDigest, stranger.withoutLog(k)), false},
 			"in want of a timestamp, which comes after": {w.make(k, appDigest, sigstoretest.By{Key: bare.Key}), true},
 		} {
-			m := sigstore.Read(evidenceOf(c.th))
 			d := w.demand(k)
-			if got := m.WithoutProof(d); got != c.want {
-				t.Errorf("%v %s: %v", k, name, got)
+			if _, tally := judge(t, k, d, c.th); tally.Unproved > 0 != c.want {
+				t.Errorf("%v %s: %d, %s", k, name, tally.Unproved, tally.Why())
 			}
 			d.Logs = nil
-			if m.WithoutProof(d) {
+			if _, tally := judge(t, k, d, c.th); tally.Unproved > 0 {
 				t.Errorf("%v %s: asks a log that is not demanded", k, name)
 			}
 		}

@@ -26,7 +26,7 @@ type bundled struct {
 	parse   sync.Once
 	plain   *entity // without proofs; nil if it is none
 	cert    *certificate
-	sealed  []byte // the envelope, as it is given to others
+	sealed  func() []byte // the envelope, as it is given to others
 	raw     *protobundle.VerificationMaterial
 	early   bool // version 0.1, which has promises in place of proofs
 	proofs  sync.Once
@@ -77,9 +77,14 @@ func (b *bundled) read() *entity {
 		}
 	}
 	b.early = !bare.MinVersion("v0.2")
-	if b.sealed, err = json.Marshal(e.signature.EnvelopeContent().RawEnvelope()); err != nil {
-		return nil
-	}
+	// Only of an attestation that is accepted: what strangers put beside it is not kept once more.
+	b.sealed = sync.OnceValue(func() []byte {
+		raw, err := json.Marshal(e.signature.EnvelopeContent().RawEnvelope())
+		if err != nil {
+			return nil
+		}
+		return raw
+	})
 	return e
 }
 
@@ -258,7 +263,13 @@ func (b *bundled) accept(j *judgement, t *trusted, who Signer, by sgverify.Polic
 			who.Timestamp = &at
 		}
 	}
-	return &Attestation{Signer: who, PredicateType: predicate, Envelope: b.sealed}, nil
+	a := &Attestation{Signer: who, PredicateType: predicate}
+	if j.what == attestation {
+		if a.Envelope = b.sealed(); a.Envelope == nil {
+			return nil, func() *refusal { return refused(Unreadable) }
+		}
+	}
+	return a, nil
 }
 
 // signed reports whether the envelope is signed by the key that is trusted, or by the bundle's certificate.

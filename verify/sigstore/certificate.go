@@ -55,7 +55,7 @@ func readPEM(leaf, chain string) (*certificate, error) {
 	}
 	for _, other := range others {
 		// A root in the chain is left out: it is the policy that says which to trust.
-		if other.IsCA && reasonable(other) && string(other.RawSubject) != string(other.RawIssuer) {
+		if other.IsCA && reasonable(other) && names(other) <= limits.CertificateNames.Max() && string(other.RawSubject) != string(other.RawIssuer) {
 			c.chain = append(c.chain, other)
 		}
 	}
@@ -69,6 +69,11 @@ func reasonable(c *x509.Certificate) bool {
 	return !ok || limits.CertificateKey.Check(int64(k.N.BitLen())) == nil
 }
 
+// names is how many alternative names a certificate has. It is kept as parsed, and a URI of no bytes takes a hundred.
+func names(c *x509.Certificate) int64 {
+	return int64(len(c.DNSNames) + len(c.EmailAddresses) + len(c.URIs) + len(c.IPAddresses))
+}
+
 // readCertificate refuses what could be read in two ways.
 func readCertificate(c *x509.Certificate) (*certificate, error) {
 	if err := limits.Certificate.Check(int64(len(c.Raw))); err != nil {
@@ -76,6 +81,9 @@ func readCertificate(c *x509.Certificate) (*certificate, error) {
 	}
 	if !reasonable(c) {
 		return nil, &limits.Exceeded{Bound: limits.CertificateKey}
+	}
+	if err := limits.CertificateNames.Check(names(c)); err != nil {
+		return nil, err
 	}
 	// Go knows no alternative names of the kind otherName, which Fulcio gives to some, and marks the extension as not
 	// understood. It is read below. Whatever else is critical and not understood makes a certificate void.

@@ -1,11 +1,18 @@
 package sigstore_test
 
 import (
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"fmt"
+	"math/big"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sigstore/cosign/v2/pkg/oci/static"
 	"github.com/sigstore/sigstore-go/pkg/root"
 
 	"github.com/cosentry/cosentry/verify/evidence"
@@ -136,6 +143,49 @@ func TestAnAuthorityMayBeTrustedLaterThanItsCertificateBegan(t *testing.T) {
 			checkAccepted(t, k, d, th)
 			d.CAs = laterCAs{w.CAs(), w.minutes(60)}
 			checkRefused(t, k, d, th, sigstore.UntrustedCertificate)
+		}
+	}
+}
+
+// What is parsed of a certificate is kept for as long as the image is judged: 64 KiB of empty names take 5 MiB, for each of
+// 128 signatures.
+func TestACertificateHasFewNames(t *testing.T) {
+	w := newWorkshop(t)
+	key := sigstoretest.NewKey(t, "P-256")
+	for _, k := range kinds() {
+		if !k.keyless {
+			continue
+		}
+		for n, want := range map[int]sigstore.Reason{200: sigstore.UntrustedCertificate, 257: sigstore.Unreadable} {
+			template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: w.minutes(-5), NotAfter: w.minutes(5)}
+			for range n {
+				template.URIs = append(template.URIs, &url.URL{})
+			}
+			der := must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
+			th := w.make(k, appDigest, w.all(k))
+			if k.bundle {
+				th.json(func(m map[string]any) {
+					object(m, "verificationMaterial", "certificate")["rawBytes"] = base64.StdEncoding.EncodeToString(der)
+				})
+			} else {
+				th.classic.Annotations[static.CertificateAnnotationKey] = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+			}
+			checkRefused(t, k, w.demand(k), th, want)
+		}
+	}
+}
+
+// A log entry's body is base64, which hides its elements from the bound on all of them.
+func TestALogEntryHasFewElements(t *testing.T) {
+	w := newWorkshop(t)
+	for _, k := range kinds() {
+		th := w.make(k, appDigest, w.all(k))
+		body := base64.StdEncoding.EncodeToString([]byte(`{"apiVersion":"0.0.1","kind":"dsse","spec":{"signatures":[` + strings.Repeat(`{},`, 2000) + `{}]}}`))
+		th.logEntry(func(m map[string]any) { m["canonicalizedBody"] = body }, func(m map[string]any) { object(m, "Payload")["body"] = body })
+		d := w.demand(k)
+		made := testing.AllocsPerRun(1, func() { checkRefused(t, k, d, th, sigstore.BadLogEntry) })
+		if made > 2_000 {
+			t.Errorf("%v: %.0f allocations", k, made)
 		}
 	}
 }

@@ -86,20 +86,6 @@ func (m *Material) Attestations(ctx context.Context, d Demand) ([]Attestation, T
 	return m.judge(ctx, d, attestation)
 }
 
-// WithoutProof reports whether to ask a log is worth while: some signature or attestation meets the demand as far as
-// that can be told without a log, and has no log entry with it. What strangers put beside an image makes nobody ask.
-func (m *Material) WithoutProof(d Demand) bool {
-	if d.Logs == nil {
-		return false
-	}
-	for _, what := range []thing{signature, attestation} {
-		if _, t := m.judge(context.Background(), d, what); t.Unproved > 0 {
-			return true
-		}
-	}
-	return false
-}
-
 func (m *Material) judge(ctx context.Context, d Demand, what thing) ([]Attestation, Tally) {
 	pieces := m.in(d.Format, what)
 	t := Tally{Found: len(pieces), thing: what, keyless: len(d.Identities) > 0}

@@ -99,7 +99,7 @@ func (e *entity) logRefusal(t *trusted, needTime bool) *refusal {
 // knownEntry reports whether a log entry's body is of a kind that can be of a signature here. Those who read bodies write
 // what they do not understand to the standard error output, with a stack and as it stands.
 func knownEntry(body []byte) bool {
-	if limits.LogEntry.Check(int64(len(body))) != nil {
+	if limits.LogEntry.Check(int64(len(body))) != nil || limits.LogEntryElements.Check(limits.CountElements(body)) != nil {
 		return false
 	}
 	var is struct {

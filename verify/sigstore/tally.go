@@ -88,7 +88,8 @@ type Tally struct {
 	Found int
 	// Accepted is how many of them were.
 	Accepted int
-	// Unproved is how many lack nothing but proof of a log, as far as was looked.
+	// Unproved is how many lack nothing but proof of a log, as far as can be told without one: to ask a log is worth
+	// while if there are any. What strangers put beside an image makes nobody ask.
 	Unproved int
 
 	refusal refusal
