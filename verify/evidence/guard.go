@@ -9,10 +9,10 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"slices"
 	"sync"
 	"time"
 
+	"github.com/cosentry/cosentry/verify/address"
 	"github.com/cosentry/cosentry/verify/limits"
 )
 
@@ -64,7 +64,7 @@ func (g *guard) client(c *http.Client) error {
 		}
 		// The address that was really connected to: a name that resolves to a link-local address, today or only
 		// this second, does not slip past. Nothing has been sent yet.
-		if remote, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err != nil || isLocalToLink(remote.Addr()) && !g.isAllowed(addr) {
+		if remote, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err != nil || address.IsLocalToLink(remote.Addr()) && !g.isAllowed(addr) {
 			_ = conn.Close()
 			return nil, errLinkLocal
 		}
@@ -91,27 +91,6 @@ func (g *guard) client(c *http.Client) error {
 var errLedAway = errors.New("led away")
 
 var errLinkLocal = fmt.Errorf("%w to a link-local address, where no registry is configured", errLedAway)
-
-// metadata are clouds' metadata addresses that are not link-local: of AWS, Google, Oracle and Alibaba.
-var metadata = []netip.Addr{
-	netip.MustParseAddr("fd00:ec2::254"),
-	netip.MustParseAddr("fd20:ce::254"),
-	netip.MustParseAddr("fd00:c1::a9fe:a9fe"),
-	netip.MustParseAddr("192.0.0.192"),
-	netip.MustParseAddr("100.100.100.200"),
-}
-
-// nat64 is the prefix behind which a translator would reach IPv4 addresses.
-var nat64 = netip.MustParsePrefix("64:ff9b::/96")
-
-func isLocalToLink(a netip.Addr) bool {
-	a = a.Unmap().WithZone("")
-	if nat64.Contains(a) {
-		b := a.As16()
-		a = netip.AddrFrom4([4]byte(b[12:]))
-	}
-	return a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast() || slices.Contains(metadata, a)
-}
 
 // checkRedirect bounds how often a request is led on, and leaves behind what was meant for the first host alone.
 // net/http by itself keeps Authorization for another port of the same host and for subdomains, and keeps the
@@ -185,7 +164,7 @@ func (t *guardedTransport) check(req *http.Request, c *chain) error {
 		return fmt.Errorf("%w from %s to %s, which is not followed", errLedAway, spoken, escape(scheme))
 	}
 	// Said here as well for addresses in the URL itself, because behind a proxy nothing is dialled.
-	if ip, err := netip.ParseAddr(req.URL.Hostname()); err == nil && isLocalToLink(ip) {
+	if ip, err := netip.ParseAddr(req.URL.Hostname()); err == nil && address.IsLocalToLink(ip) {
 		port := req.URL.Port()
 		if port == "" {
 			port = map[string]string{"http": "80", "https": "443"}[scheme]
