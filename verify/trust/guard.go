@@ -58,4 +58,3 @@ func notLocalToLink(_, dialled string, _ syscall.RawConn) error {
 	}
 	return nil
 }
-
