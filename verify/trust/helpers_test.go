@@ -26,6 +26,7 @@ import (
 
 	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/trust/kmstest"
+	"github.com/cosentry/cosentry/verify/trustroot"
 )
 
 // services are shared: Go reads proxies and CAs from the environment once in the life of a process.
@@ -72,7 +73,8 @@ func (l *logged) String() string {
 	return l.b.String()
 }
 
-// node is a Keeper with folders of its own and a clock that can be put forward.
+// node is a Keeper with folders of its own and a clock that can be put forward. The clock begins at the real date, or
+// beforeEnd where that is earlier.
 type node struct {
 	*Keeper
 	dir, cache string
@@ -93,6 +95,7 @@ func newNode(t *testing.T, dir, cache string, change ...func(*Options)) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.ahead.Store(int64(min(0, time.Until(beforeEnd()))))
 	k.now = func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) }
 	n.Keeper = k
 	return n
@@ -101,6 +104,16 @@ func newNode(t *testing.T, dir, cache string, change ...func(*Options)) *node {
 func fresh(t *testing.T, change ...func(*Options)) *node {
 	t.Helper()
 	return newNode(t, t.TempDir(), filepath.Join(t.TempDir(), "trust"), change...)
+}
+
+// beforeEnd is well before the end of the public-good root that is built in. Without it the tests that use that root
+// would fail from some day on, on every branch, though nothing has changed.
+func beforeEnd() time.Time { return trustroot.PublicGood().Expires.Add(-60 * 24 * time.Hour) }
+
+// at puts the clock to a moment.
+func (n *node) at(moment time.Time) {
+	n.ahead.Store(int64(time.Until(moment)))
+	signal(n.wake)
 }
 
 // later puts the clock forward.

@@ -166,7 +166,7 @@ func (k *Keeper) resolvePublicGood(w *wanted, fetched map[itemID]got) rootOrErro
 	if !k.updates(w) {
 		return rootOrError{root: builtIn}
 	}
-	g := fetched[remoteItemID("", trustroot.PublicGoodRemote())]
+	g := fetched[remoteItemID("", k.publicGood)]
 	if g.content == nil {
 		return rootOrError{root: builtIn, item: g.item}
 	}
@@ -200,7 +200,7 @@ func (k *Keeper) rootMakers(set *policy.Set, w *wanted) map[itemID]func() *item 
 		}
 	}
 	if k.updates(w) {
-		add("", trustroot.PublicGoodRemote())
+		add("", k.publicGood)
 	}
 	return makers
 }

@@ -151,7 +151,7 @@ func TestEndOfAuthoritiesIsAState(t *testing.T) {
 	if st.Ends.IsZero() || st.Ends.After(want) || !st.Expires.IsZero() || !st.OK {
 		t.Errorf("state is %+v", st)
 	}
-	n.ahead.Store(int64(time.Until(st.Ends) + time.Hour))
+	n.at(st.Ends.Add(time.Hour))
 	if st := n.find(t, KindRoot, "corp"); !st.OK || st.Error != "" {
 		t.Errorf("what was signed before counts no more: %+v", st)
 	}
@@ -222,7 +222,7 @@ func TestRemoteRootIsKeptRefreshedAndExpires(t *testing.T) {
 
 	// A snapshot that nobody replaces ends too.
 	snapshot := away.Resolve(s)
-	away.ahead.Store(int64(time.Until(st.Expires) + time.Hour))
+	away.at(st.Expires.Add(time.Hour))
 	_, err := snapshot.Root("r")
 	mustFail(t, err, ErrUnavailable, "expired")
 	if away.Resolve(s).Revision() == snapshot.Revision() {
@@ -291,11 +291,9 @@ func TestPublicGoodRootWithoutNetworkWorksUntilItExpires(t *testing.T) {
 	if c := strings.Count(n.log.String(), "stays in use until it expires"); c != 1 {
 		t.Errorf("logged %d times", c)
 	}
-	n.ahead.Store(int64(time.Until(st.Expires) - 6*24*time.Hour))
-	signal(n.wake)
+	n.at(st.Expires.Add(-6 * 24 * time.Hour))
 	until(t, "its end is told ahead", func() bool { return strings.Contains(n.log.String(), "expires soon") })
-	n.ahead.Store(int64(time.Until(st.Expires) + time.Hour))
-	signal(n.wake)
+	n.at(st.Expires.Add(time.Hour))
 	until(t, "its end is told", func() bool { return strings.Contains(n.log.String(), "has expired") })
 	_, err := n.Resolve(s).Certificates(keylessOf(s))
 	mustFail(t, err, ErrUnavailable, "expired")
@@ -313,8 +311,8 @@ func TestPublicGoodRootIsNotAskedForWhereNoPolicyUsesIt(t *testing.T) {
 func TestExpiredPublicGoodRootIsNotReplacedByWhatWasBuiltInBefore(t *testing.T) {
 	n := fresh(t, func(o *Options) { o.UpdatePublicGood = true })
 	w := &wanted{roots: map[string]bool{"": true}}
-	id := remoteItemID("", trustroot.PublicGoodRemote())
-	ended := time.Now().Add(-time.Hour)
+	id := remoteItemID("", n.publicGood)
+	ended := n.now().Add(-time.Hour)
 	other := &trustroot.Root{TrustedMaterial: newSigstore(t), Revision: "other", Expires: ended}
 	same := trustroot.PublicGood()
 	same.Expires = ended
@@ -323,7 +321,7 @@ func TestExpiredPublicGoodRootIsNotReplacedByWhatWasBuiltInBefore(t *testing.T) 
 		ok      bool
 	}{"of others": {other, false}, "of the same authorities": {same, true}} {
 		r := n.resolvePublicGood(w, map[itemID]got{id: {content: rootContent(tt.fetched, ended)}})
-		if (r.root.Expired(time.Now()) == nil) != tt.ok {
+		if (r.root.Expired(n.now()) == nil) != tt.ok {
 			t.Errorf("%s: it expires on %s", name, r.root.Expires)
 		}
 	}

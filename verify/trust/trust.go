@@ -43,7 +43,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/trust/kms"
+	"github.com/cosentry/cosentry/verify/trustroot"
 )
 
 var (
@@ -122,6 +124,8 @@ type Keeper struct {
 	// fetchKey is kms.Fetch, and client is what remote rules are fetched with.
 	fetchKey func(ctx context.Context, uri string) (string, error)
 	client   *http.Client
+	// publicGood is trustroot.PublicGoodRemote().
+	publicGood policy.TUFRemote
 
 	changed chan struct{} // see Changed
 	wake    chan struct{} // the items are others than Run knows
@@ -162,16 +166,17 @@ func New(o Options) (*Keeper, error) {
 		names[r.Name] = true
 	}
 	return &Keeper{
-		opts:     o,
-		log:      o.Log,
-		store:    &store{dir: o.CacheDir},
-		now:      time.Now,
-		fetchKey: kms.Fetch,
-		client:   newClient(),
-		changed:  make(chan struct{}, 1),
-		wake:     make(chan struct{}, 1),
-		slots:    make(chan struct{}, fetchesAtOnce),
-		items:    map[itemID]*item{},
+		opts:       o,
+		log:        o.Log,
+		store:      &store{dir: o.CacheDir},
+		now:        time.Now,
+		fetchKey:   kms.Fetch,
+		client:     newClient(),
+		publicGood: trustroot.PublicGoodRemote(),
+		changed:    make(chan struct{}, 1),
+		wake:       make(chan struct{}, 1),
+		slots:      make(chan struct{}, fetchesAtOnce),
+		items:      map[itemID]*item{},
 	}, nil
 }
 

@@ -292,16 +292,15 @@ func TestWarningsOfEnds(t *testing.T) {
 		"soon":        {rootCert(t).NotAfter.Add(-20 * 24 * time.Hour), "spec.authorities[0].keyless.ca-cert: the last of its certificate authorities expires on"},
 		"after it":    {rootCert(t).NotAfter.Add(time.Hour), "has expired on"},
 	} {
-		n.ahead.Store(int64(time.Until(tt.at)))
+		n.at(tt.at)
 		got := words(n.Resolve(ca).Warnings(ca))
 		if tt.words == "" && strings.Contains(got, "ca-cert") || !strings.Contains(got, tt.words) {
 			t.Errorf("%s: warnings are %q", name, got)
 		}
 	}
-	n.ahead.Store(0)
 	public := set(t, keylessPolicy, keylessPolicy)
 	end := n.Resolve(public).roots[""].root.Expires
-	n.ahead.Store(int64(time.Until(end.Add(-6 * 24 * time.Hour))))
+	n.at(end.Add(-6 * 24 * time.Hour))
 	if got := n.Resolve(public).Warnings(public); len(got) != 1 || !strings.Contains(got[0].String(), "expires on "+end.UTC().Format(time.DateOnly)) {
 		t.Errorf("warnings of the public-good instance's root are %q", words(got))
 	}
