@@ -3,6 +3,7 @@ package trustroot
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"flag"
 	"maps"
 	"slices"
 	"testing"
@@ -102,6 +103,18 @@ func TestPublicGoodExpiresWithItsTUFRoot(t *testing.T) {
 	// Its Fulcio goes on until 2031: signatures would go on being accepted.
 	if r.Ends.Year() != 2031 {
 		t.Errorf("ends %v", r.Ends)
+	}
+}
+
+var lasts = flag.Duration("lasts", 0, "how long the embedded public-good root must still be good for; 0: that is only logged")
+
+// A release asks for -lasts (publicgood/README.md). Otherwise the date fails nothing: a branch that passed passes for ever.
+func TestPublicGoodLastsForARelease(t *testing.T) {
+	end := PublicGood().Expires
+	left := time.Until(end)
+	t.Logf("the embedded root expires on %s, in %d days", end.Format(time.DateOnly), int(left.Hours()/24))
+	if *lasts > 0 && left < *lasts {
+		t.Errorf("that is less than %s: refresh it, see publicgood/README.md", *lasts)
 	}
 }
 
