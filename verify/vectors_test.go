@@ -24,7 +24,7 @@ type vector struct {
 
 func vectors(t testing.TB) map[string]vector {
 	t.Helper()
-	files, err := filepath.Glob("testdata/cosign-2.6.5/*.json")
+	files, err := filepath.Glob("sigstore/testdata/cosign-2.6.5/*.json")
 	if err != nil || len(files) != 7 {
 		t.Fatalf("vectors: %v, %v", files, err)
 	}
