@@ -82,6 +82,8 @@ func constantMappings(smaps io.Reader, file string) (all []mapping) {
 			_, err := fmt.Sscanf(fields[0], "%x-%x", &m.start, &m.end)
 			ours = err == nil && len(fields) == 6 && fields[5] == file && strings.HasPrefix(fields[1], "r-")
 		case ours && fields[0] == "Anonymous:":
+			ours = fields[1] == "0"
+		case ours && fields[0] == "Swap:": // comes after Anonymous; where a page that was written to may be
 			if fields[1] == "0" {
 				all = append(all, m)
 			}

@@ -50,17 +50,18 @@ func TestMemoryIsGivenBack(t *testing.T) {
 func TestOnlyConstantsAreUnmapped(t *testing.T) {
 	const exe = "/usr/bin/cosentry"
 	smaps := ""
-	for i, c := range []struct{ perms, file, anonymous string }{
-		{"r-xp", exe, "0"},
-		{"r--p", exe, "0"},
-		{"r--p", exe, "4"}, // relocated, and then made read-only
-		{"rw-p", exe, "0"},
-		{"rw-p", exe, "64"},
-		{"r-xp", "/usr/lib/other.so", "0"},
-		{"r-xp", exe + " (deleted)", "0"},
-		{"r--p", "", "0"},
+	for i, c := range []struct{ perms, file, anonymous, swap string }{
+		{"r-xp", exe, "0", "0"},
+		{"r--p", exe, "0", "0"},
+		{"r--p", exe, "4", "0"}, // relocated, and then made read-only
+		{"r--p", exe, "0", "4"}, // the same, swapped out
+		{"rw-p", exe, "0", "0"},
+		{"rw-p", exe, "64", "0"},
+		{"r-xp", "/usr/lib/other.so", "0", "0"},
+		{"r-xp", exe + " (deleted)", "0", "0"},
+		{"r--p", "", "0", "0"},
 	} {
-		smaps += fmt.Sprintf("%x000-%x000 %s 00000000 fe:00 12 %s\nSize: 4 kB\nAnonymous: %s kB\nVmFlags: rd mr\n", i+1, i+2, c.perms, c.file, c.anonymous)
+		smaps += fmt.Sprintf("%x000-%x000 %s 00000000 fe:00 12 %s\nSize: 4 kB\nAnonymous: %s kB\nSwap: %s kB\nVmFlags: rd mr\n", i+1, i+2, c.perms, c.file, c.anonymous, c.swap)
 	}
 	want := []mapping{{0x1000, 0x2000}, {0x2000, 0x3000}}
 	if got := constantMappings(strings.NewReader(smaps), exe); !slices.Equal(got, want) {

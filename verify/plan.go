@@ -117,8 +117,12 @@ func (v *Verifier) gatherAt(ctx context.Context, st *state, at place, q evidence
 		if ev := v.gather(ctx, q, err); serr == nil || ev.Incomplete == nil {
 			return ev
 		} else {
-			more := *ev                                                 // evidence is not changed once it was handed out
-			more.Incomplete = fmt.Errorf("%w; %w", serr, ev.Incomplete) // what the owner can mend comes first
+			more := *ev // evidence is not changed once it was handed out
+			// What the owner can mend comes first. It makes no refusal undecided.
+			more.Incomplete = fmt.Errorf("%w; %w", serr, ev.Incomplete)
+			if definite(ev.Incomplete) {
+				more.Incomplete = fmt.Errorf("%v; %w", serr, ev.Incomplete)
+			}
 			return &more
 		}
 	}
@@ -187,5 +191,8 @@ func (v *Verifier) gather(ctx context.Context, q evidence.Question, err error) *
 
 // nothing is the evidence of who learnt nothing, because of err.
 func nothing(q evidence.Question, err error) *evidence.Evidence {
-	return &evidence.Evidence{Repository: q.Repository, Digest: q.Digest, TagPrefix: q.TagPrefix, Incomplete: err}
+	return &evidence.Evidence{
+		Repository: q.Repository, Digest: q.Digest, TagPrefix: q.TagPrefix,
+		AskedAttestations: q.Attestations, AskedConfig: q.Config, Incomplete: err,
+	}
 }

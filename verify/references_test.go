@@ -306,3 +306,11 @@ func TestTheHashThatAPolicyNamesIsTheOneThatCounts(t *testing.T) {
 	checkDecision(t, verdictOn(t, newVerifier(t, holding(found(usual)), asking), appSubject()), false, "none by this key")
 	checkDecision(t, verdictOn(t, newVerifier(t, holding(found(short)), byKey("P-256")), appSubject()), false, "none by this key")
 }
+
+// What was kept of an image with large attestations is enough while nobody can be asked at all.
+func TestKeptAttestationsAreBoundedAsTheirQuestionIs(t *testing.T) {
+	ev := nothing(evidence.Question{Repository: testRepository, Digest: appDigest, Attestations: true, Config: true}, errUnavailable)
+	if !ev.AskedAttestations || !ev.AskedConfig || ev.Incomplete == nil {
+		t.Errorf("%+v", ev)
+	}
+}

@@ -106,19 +106,19 @@ func unproved(ctx context.Context, publicKeys [][]byte, e *Evidence) ([]piece, e
 	// One payload may be that of many, and each is hashed and parsed anew.
 	sum := limits.Sum{Bytes: e.Bound()}
 	for i := range e.Signatures {
-		if s := &e.Signatures[i]; s.Annotations[logAnnotation] == "" && ctx.Err() == nil && sum.Takes(int64(len(s.Payload)), 0) {
+		if s := &e.Signatures[i]; s.Annotations[logAnnotation] == "" && ctx.Err() == nil && sum.Takes(s.Payload, 0) {
 			add(hashedEntries(ctx, s, s.keys(keys)), s.prove)
 		}
 	}
 	for i := range e.Attestations {
-		if s := &e.Attestations[i]; s.Annotations[logAnnotation] == "" && ctx.Err() == nil && sum.Takes(int64(len(s.Payload)), 0) {
+		if s := &e.Attestations[i]; s.Annotations[logAnnotation] == "" && ctx.Err() == nil && sum.Takes(s.Payload, 0) {
 			add(attestationEntries(ctx, s, keys), s.prove)
 		}
 	}
 	for i := range e.Bundles {
 		b := &e.Bundles[i]
 		// All that are parsed stay in memory until the log has answered.
-		if ctx.Err() != nil || !sum.Takes(int64(len(b.Raw)), limits.CountElements(b.Raw)) {
+		if ctx.Err() != nil || !sum.Takes(b.Raw, limits.CountElements(b.Raw)) {
 			continue
 		}
 		if parsed := parseUnproved(b.Raw); parsed != nil {

@@ -260,16 +260,27 @@ func (c *Count) UnmarshalJSON(value []byte) error {
 }
 
 // Sum counts what is taken in of many pieces together. A registry gives a blob once and may name it any number of times,
-// and what is made of a piece is made, and often kept, for each.
+// and what is made of a piece is made, and often kept, for each. A blob's bytes are counted from its second naming on:
+// the first was counted when it was read, and a stranger's one blob, named often, must not crowd out what follows it.
 type Sum struct {
 	// Bytes is the bound on their size: Material or AttestedMaterial.
 	Bytes Bound
 
 	bytes, elements int64
+	seen            map[*byte]bool // where blobs begin
 }
 
 // Takes counts a piece, and says whether all so far are within Bytes and Elements. One that is not counts for nothing.
-func (s *Sum) Takes(bytes, elements int64) bool {
+func (s *Sum) Takes(blob []byte, elements int64) bool {
+	var bytes int64
+	if len(blob) > 0 {
+		if s.seen[&blob[0]] {
+			bytes = int64(len(blob))
+		} else if s.seen == nil {
+			s.seen = map[*byte]bool{}
+		}
+		s.seen[&blob[0]] = true
+	}
 	if s.Bytes.Check(s.bytes+bytes) != nil || Elements.Check(s.elements+elements) != nil {
 		return false
 	}

@@ -141,11 +141,27 @@ func TestCountAddsUpRepeatedNames(t *testing.T) {
 func TestSumRefusesWhatIsBeyondAndKeepsOnCounting(t *testing.T) {
 	s := limits.Sum{Bytes: limits.Material}
 	bytes, elements := limits.Material.Max(), limits.Elements.Max()
+	whole := make([]byte, bytes) // one blob, of which each piece is a repeat
+	s.Takes(whole, 0)
 	for i, c := range []struct {
 		bytes, elements int64
 		want            bool
 	}{{bytes - 2, 0, true}, {3, 0, false}, {0, elements + 1, false}, {1, elements, true}, {1, 1, false}, {1, 0, true}, {1, 0, false}, {0, 0, true}} {
-		if got := s.Takes(c.bytes, c.elements); got != c.want {
+		if got := s.Takes(whole[:c.bytes], c.elements); got != c.want {
+			t.Errorf("%d: %v", i, got)
+		}
+	}
+}
+
+// What is named for the first time was counted when it was read: another's repeated blob does not crowd it out.
+func TestSumCountsRepeatsAlone(t *testing.T) {
+	s := limits.Sum{Bytes: limits.Material}
+	large, good := make([]byte, limits.Material.Max()), []byte("a good one")
+	for i, c := range []struct {
+		blob []byte
+		want bool
+	}{{large, true}, {large, true}, {large, false}, {good, true}, {good, false}, {[]byte("another"), true}} {
+		if got := s.Takes(c.blob, 1); got != c.want {
 			t.Errorf("%d: %v", i, got)
 		}
 	}

@@ -39,16 +39,16 @@ func Read(ev *evidence.Evidence) *Material {
 	sum := limits.Sum{Bytes: ev.Bound()}
 	for i := range ev.Signatures {
 		s := &ev.Signatures[i]
-		m.signatures = append(m.signatures, newClassic(s, signature, sum.Takes(int64(len(s.Payload)), limits.CountElements(s.Annotations[logAnnotation]))))
+		m.signatures = append(m.signatures, newClassic(s, signature, sum.Takes(s.Payload, limits.CountElements(s.Annotations[logAnnotation]))))
 	}
 	for i := range ev.Bundles {
 		b := &ev.Bundles[i]
-		m.bundles = append(m.bundles, newBundled(b, sum.Takes(int64(len(b.Raw)), limits.CountElements(b.Raw))))
+		m.bundles = append(m.bundles, newBundled(b, sum.Takes(b.Raw, limits.CountElements(b.Raw))))
 	}
 	for i := range ev.Attestations {
 		a := &ev.Attestations[i]
 		elements := limits.CountElements(a.Payload) + limits.CountElements(a.Annotations[logAnnotation])
-		m.attestations = append(m.attestations, newClassic(a, attestation, sum.Takes(int64(len(a.Payload)), elements)))
+		m.attestations = append(m.attestations, newClassic(a, attestation, sum.Takes(a.Payload, elements)))
 	}
 	return m
 }
