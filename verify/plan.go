@@ -114,17 +114,17 @@ func (v *Verifier) gatherAt(ctx context.Context, st *state, at place, q evidence
 	if at.secrets != "" {
 		secrets, serr := pullSecrets(st, at, s.Pod)
 		q.Credentials = append(secrets, q.Credentials...)
-		if ev := v.gather(ctx, q, err); serr == nil || ev.Incomplete == nil {
+		ev := v.gather(ctx, q, err)
+		if serr == nil || ev.Incomplete == nil {
 			return ev
-		} else {
-			more := *ev // evidence is not changed once it was handed out
-			// What the owner can mend comes first. It makes no refusal undecided.
-			more.Incomplete = fmt.Errorf("%w; %w", serr, ev.Incomplete)
-			if definite(ev.Incomplete) {
-				more.Incomplete = fmt.Errorf("%v; %w", serr, ev.Incomplete)
-			}
-			return &more
 		}
+		more := *ev // evidence is not changed once it was handed out
+		// What the owner can mend comes first. It makes no refusal undecided.
+		more.Incomplete = fmt.Errorf("%w; %w", serr, ev.Incomplete)
+		if definite(ev.Incomplete) {
+			more.Incomplete = fmt.Errorf("%v; %w", serr, ev.Incomplete)
+		}
+		return &more
 	}
 	return v.gather(ctx, q, err)
 }
@@ -135,26 +135,30 @@ func pullSecrets(st *state, at place, pod *policy.Pod) (all []evidence.Credentia
 	if pod == nil {
 		return nil, errors.New("the pull secrets are those of a pod's namespace, and the request is for no pod")
 	}
-	var missing []error
 	for name := range strings.SplitSeq(at.secrets, "\n") {
-		raw, err := st.refs.PullSecret(pod.Namespace, name)
-		if err == nil {
-			var c []evidence.Credentials
-			c, err = evidence.FromDockerConfig(raw, at.repository)
-			all = append(all, c...)
-		}
-		if err != nil {
-			missing = append(missing, fmt.Errorf("pull secret %q: %w", name, err))
-		}
-	}
-	for _, more := range missing {
-		if err == nil {
-			err = more
-		} else {
-			err = fmt.Errorf("%w; %w", err, more)
+		c, wrong := pullSecret(st, at, pod.Namespace, name)
+		all = append(all, c...)
+		switch {
+		case wrong == nil:
+		case err == nil:
+			err = wrong
+		default:
+			err = fmt.Errorf("%w; %w", err, wrong) // on one line
 		}
 	}
 	return all, err
+}
+
+func pullSecret(st *state, at place, namespace, name string) ([]evidence.Credentials, error) {
+	raw, err := st.refs.PullSecret(namespace, name)
+	if err != nil {
+		return nil, fmt.Errorf("pull secret %q: %w", name, err)
+	}
+	c, err := evidence.FromDockerConfig(raw, at.repository)
+	if err != nil {
+		return nil, fmt.Errorf("pull secret %q: %w", name, err)
+	}
+	return c, nil
 }
 
 func registry(repository string) string {

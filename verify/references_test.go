@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cosentry/cosentry/verify/evidence"
+	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/sigstore/sigstoretest"
 	"github.com/cosentry/cosentry/verify/trust"
@@ -312,5 +313,22 @@ func TestKeptAttestationsAreBoundedAsTheirQuestionIs(t *testing.T) {
 	ev := nothing(evidence.Question{Repository: testRepository, Digest: appDigest, Attestations: true, Config: true}, errUnavailable)
 	if !ev.AskedAttestations || !ev.AskedConfig || ev.Incomplete == nil {
 		t.Errorf("%+v", ev)
+	}
+}
+
+// A missing pull secret is told beside a bound that is exceeded, and does not turn that refusal into "could not find out".
+func TestAMissingPullSecretMakesNoRefusalUndecided(t *testing.T) {
+	w := newWorld(t)
+	for cause, refused := range map[error]bool{&limits.Exceeded{Bound: limits.Material}: true, errUnauthorized: false} {
+		v := w.verifier(testOptions(holding(found(cause))), sourced(", signaturePullSecrets: [{name: reader}]"))
+		s := appSubject()
+		s.Pod = &policy.Pod{Namespace: "shop"}
+		got, err := v.Verify(t.Context(), s)
+		if (err == nil) != refused || got.Allowed {
+			t.Errorf("%v: %+v, %v", cause, got, err)
+		}
+		if told := fmt.Sprint(got.Policies, err); !strings.Contains(told, `pull secret "reader"`) || strings.Contains(told, "\n") {
+			t.Errorf("%v: %s", cause, told)
+		}
 	}
 }

@@ -24,9 +24,7 @@ func FuzzEvaluate(f *testing.F) {
 			kind = rules.CUE
 		}
 		// Rules may do much with little, as fuzzing finds soon; what is sought are answers to inputs.
-		if len(text) > 1<<10 || len(input) > 1<<12 {
-			t.Skip()
-		}
+		text, input = text[:min(len(text), 1<<10)], input[:min(len(input), 1<<12)]
 		checked := rules.Check(kind, text)
 		_, err := rules.Evaluate(t.Context(), "x", kind, text, input)
 		if err != nil {

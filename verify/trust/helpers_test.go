@@ -13,7 +13,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"log"
 	"log/slog"
 	"math/big"
 	"os"
@@ -32,28 +31,7 @@ import (
 // services are shared: Go reads proxies and CAs from the environment once in the life of a process.
 var services *kmstest.Services
 
-func TestMain(m *testing.M) { os.Exit(runTests(m)) }
-
-func runTests(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "trust")
-	if err != nil {
-		log.Print(err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if services, err = kmstest.Start(dir); err != nil {
-		log.Print(err)
-		return 1
-	}
-	defer services.Close()
-	for name, value := range services.Env() {
-		if err := os.Setenv(name, value); err != nil {
-			log.Print(err)
-			return 1
-		}
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(kmstest.Main(m, &services)) }
 
 // logged is a log that can be read while it is written.
 type logged struct {

@@ -10,7 +10,6 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
-	"log"
 	"os"
 	"strings"
 	"testing"
@@ -24,28 +23,7 @@ import (
 // services are shared: Go reads proxies and CAs from the environment once in the life of a process.
 var services *kmstest.Services
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "kms")
-	if err != nil {
-		log.Print(err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if services, err = kmstest.Start(dir); err != nil {
-		log.Print(err)
-		return 1
-	}
-	defer services.Close()
-	for name, value := range services.Env() {
-		if err := os.Setenv(name, value); err != nil {
-			log.Print(err)
-			return 1
-		}
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(kmstest.Main(m, &services)) }
 
 func all() map[string]*kmstest.Service {
 	return map[string]*kmstest.Service{"vault": services.Vault, "aws": services.AWS, "google": services.Google, "azure": services.Azure}
