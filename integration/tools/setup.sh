@@ -1,12 +1,13 @@
 #!/bin/bash
-# setup.sh [test]: puts what the demo runs, or with test what the tests run, into .cache/tools.
+# setup.sh [test|all]: puts what the demo runs, with test what the fast tests run, with all what every test
+# runs, into .cache/tools.
 #
 # Nothing is installed on the machine but, for the race detector of the tests, a
 # C compiler where there is none. runc, the CNI plugins and the static
 # busybox are taken from where the machine has them, otherwise unpacked from
 # their Debian or Ubuntu packages (apt checks the archive's signatures).
-# containerd, and for the tests the cosign command, are built through Go modules at the
-# versions and checksums that the go.mod and go.sum beside this script pin.
+# containerd, for the tests the cosign command, and for all tests Kubernetes and etcd, are built through Go
+# modules at the versions and checksums that the go.mod and go.sum beside this script pin.
 # What is there already is left as it is, so a second run takes no time.
 set -euo pipefail
 
@@ -76,7 +77,8 @@ build() {
   [ "$(cat "$tools/$module.stamp" 2>/dev/null)" = "$stamp" ] && return
   say "building $module: minutes the first time, seconds afterwards"
   for name; do
-    (cd "$here/$module" && go build -o "$tools/${name##*/}" "$name") || die "$module did not build"
+    (cd "$here/$module" && CGO_ENABLED=${cgo:-1} go build -trimpath -ldflags "${ldflags:-}" -o "$tools/${into:-}${name##*/}" "$name") ||
+      die "$module did not build"
   done
   echo "$stamp" >"$tools/$module.stamp"
 }
@@ -84,13 +86,36 @@ build() {
 build containerd \
   github.com/containerd/containerd/v2/cmd/containerd \
   github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
-if [ "${1:-}" = test ]; then
+if [ "${1:-}" = test ] || [ "${1:-}" = all ]; then
   build cosign github.com/sigstore/cosign/v2/cmd/cosign
   if ! command -v "${CC:-gcc}" >/dev/null; then
     command -v apt-get >/dev/null || die "go test -race needs a C compiler and there is no apt to get gcc with"
     say "installing gcc, which go test -race needs"
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends gcc libc6-dev; } >&2 ||
       die "could not install gcc"
+  fi
+fi
+
+# kubernetes MODULE COMMAND...: like build, with the version that go.mod names told to the commands: they compare theirs
+kubernetes() {
+  local module=$1 version number ldflags package=k8s.io/component-base/version cgo=0
+  version=$(sed -n 's/^.*k8s.io\/kubernetes \(v[0-9.]*\)$/\1/p' "$here/$module/go.mod")
+  number=${version#v1.}
+  ldflags="-s -w -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${number%%.*} -X $package.gitTreeState=clean"
+  build "$@"
+}
+
+if [ "${1:-}" = all ]; then
+  mkdir -p "$tools/kubelet-1.34"
+  kubernetes kubernetes k8s.io/kubernetes/cmd/{kubelet,kube-apiserver,kube-controller-manager,kube-scheduler,kubectl}
+  into=kubelet-1.34/ kubernetes kubelet-1.34 k8s.io/kubernetes/cmd/kubelet
+  cgo=0 ldflags='-s -w' build etcd go.etcd.io/etcd/server/v3
+  mv -f "$tools/v3" "$tools/etcd" 2>/dev/null || [ -x "$tools/etcd" ] || die "etcd did not build"
+  if [ ! -x /lib/systemd/systemd ] || ! command -v systemd-analyze >/dev/null; then
+    command -v apt-get >/dev/null || die "the node tests start a systemd of their own, and there is neither one nor apt to get it with"
+    say "installing systemd, which the node tests start in a namespace of their own"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends systemd; } >&2 ||
+      die "could not install systemd"
   fi
 fi
 
