@@ -38,7 +38,7 @@ func StartContainerd(ctx context.Context, tools Tools, dir string, subnet int, p
 	if err := os.WriteFile(filepath.Join(cni, "10-pods.conflist"), []byte(network), 0o600); err != nil {
 		return nil, fmt.Errorf("writing the pod network: %w", err)
 	}
-	config := fmt.Sprintf(containerdConfig, dir, pause, tools.path("containerd-shim-runc-v2"), tools.path("runc"), tools.path("cni"))
+	config := fmt.Sprintf(containerdConfig, dir, pause, tools.Path("containerd-shim-runc-v2"), tools.Path("runc"), tools.Path("cni"))
 	if err := os.WriteFile(c.config(), []byte(config), 0o600); err != nil {
 		return nil, fmt.Errorf("writing containerd's settings: %w", err)
 	}
@@ -51,7 +51,7 @@ func (c *Containerd) config() string { return filepath.Join(c.dir, "containerd.t
 func (c *Containerd) Start(ctx context.Context) error {
 	var err error
 	env := []string{"PATH=" + c.tools.dir + ":" + os.Getenv("PATH")} // the shim looks for runc
-	if c.Process, err = startProcess(c.dir, "containerd", c.tools.path("containerd"), env, "--config", c.config()); err != nil {
+	if c.Process, err = StartProcess(c.dir, "containerd", c.tools.Path("containerd"), env, "--config", c.config()); err != nil {
 		return err
 	}
 	conn, err := DialCRI(c.Socket)
@@ -60,7 +60,7 @@ func (c *Containerd) Start(ctx context.Context) error {
 	}
 	defer conn.Close()
 	runtime := runtimeapi.NewRuntimeServiceClient(conn)
-	return c.waitReady(30*time.Second, func() bool {
+	return c.WaitReady(30*time.Second, func() bool {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		_, err := runtime.Version(ctx, &runtimeapi.VersionRequest{})

@@ -148,11 +148,11 @@ func (c *Cosentry) write(path, text string) error {
 // Start starts `cosentry run` and waits until it accepts connections.
 func (c *Cosentry) Start() error {
 	var err error
-	c.Process, err = startProcess(c.dir, "cosentry", c.tools.Cosentry, c.env, "run", "--config", c.Config())
+	c.Process, err = StartProcess(c.dir, "cosentry", c.tools.Cosentry, c.env, "run", "--config", c.Config())
 	if err != nil {
 		return err
 	}
-	return c.waitReady(15*time.Second, func() bool {
+	return c.WaitReady(15*time.Second, func() bool {
 		conn, err := net.Dial("unix", c.Socket)
 		if err == nil {
 			conn.Close()

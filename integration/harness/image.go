@@ -28,11 +28,11 @@ type Images struct {
 
 // NewImages makes the layers that all images share.
 func NewImages(tools Tools) (*Images, error) {
-	busybox, err := busyboxLayer(tools.path("busybox"))
+	busybox, err := busyboxLayer(tools.Path("busybox"))
 	if err != nil {
 		return nil, fmt.Errorf("making the busybox layer: %w", err)
 	}
-	data, err := os.ReadFile(tools.path("pause"))
+	data, err := os.ReadFile(tools.Path("pause"))
 	if err != nil {
 		return nil, fmt.Errorf("making the pause layer: %w", err)
 	}

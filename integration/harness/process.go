@@ -18,8 +18,8 @@ type Process struct {
 	done chan struct{}
 }
 
-// startProcess starts path. What it writes is appended to dir/name.log.
-func startProcess(dir, name, path string, env []string, args ...string) (*Process, error) {
+// StartProcess starts the program at path. What it writes is appended to dir/name.log.
+func StartProcess(dir, name, path string, env []string, args ...string) (*Process, error) {
 	p := &Process{name: name, log: filepath.Join(dir, name+".log"), done: make(chan struct{})}
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -83,9 +83,9 @@ func (p *Process) Log() string {
 	return fmt.Sprintf("--- %s\n%s", filepath.Base(p.log), data)
 }
 
-// waitReady waits until ready reports true. The end of the process before
+// WaitReady waits until ready reports true. The end of the process before
 // that is an error that shows its log.
-func (p *Process) waitReady(limit time.Duration, ready func() bool) error {
+func (p *Process) WaitReady(limit time.Duration, ready func() bool) error {
 	ended := false
 	err := Until(limit, p.name+" to be ready", func() bool {
 		select {

@@ -24,19 +24,20 @@ func FindTools(names ...string) (Tools, error) {
 		return Tools{}, err
 	}
 	tools := Tools{Cosentry: filepath.Join(root, "bin", "cosentry"), dir: filepath.Join(root, ".cache", "tools")}
-	tools.Cosign = tools.path("cosign")
+	tools.Cosign = tools.Path("cosign")
 	if _, err := os.Stat(tools.Cosentry); err != nil {
 		return Tools{}, fmt.Errorf("the cosentry binary is not built, run `make build`: %w", err)
 	}
 	for _, name := range append(names, "containerd", "containerd-shim-runc-v2", "runc", "cni", "busybox", "pause") {
-		if _, err := os.Stat(tools.path(name)); err != nil {
+		if _, err := os.Stat(tools.Path(name)); err != nil {
 			return Tools{}, fmt.Errorf("%s is missing, run `make tools`: %w", name, err)
 		}
 	}
 	return tools, nil
 }
 
-func (t Tools) path(name string) string { return filepath.Join(t.dir, name) }
+// Path is where a program from .cache/tools is.
+func (t Tools) Path(name string) string { return filepath.Join(t.dir, name) }
 
 func repositoryRoot() (string, error) {
 	dir, err := os.Getwd()
