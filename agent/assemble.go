@@ -43,12 +43,7 @@ type agent struct {
 
 // assemble puts an agent together, from what records and judges to what asks for it. Nothing is served yet.
 func assemble(c config.Config, log *slog.Logger) (_ *agent, err error) {
-	a := &agent{config: c, log: log, metrics: metrics.New(metrics.Options{
-		Version:   buildVersion(),
-		Mode:      string(c.Mode),
-		Actions:   []string{audit.ActionPull, audit.ActionCreate, audit.ActionMount},
-		Decisions: []string{audit.DecisionAllow, audit.DecisionWarn, audit.DecisionDeny, audit.DecisionError},
-	})}
+	a := &agent{config: c, log: log, metrics: newMetrics(c)}
 	defer func() {
 		if err != nil {
 			a.close()
@@ -67,6 +62,15 @@ func assemble(c config.Config, log *slog.Logger) (_ *agent, err error) {
 		return nil, err
 	}
 	return a, a.setUpProxy()
+}
+
+func newMetrics(c config.Config) *metrics.Metrics {
+	return metrics.New(metrics.Options{
+		Version:   buildVersion(),
+		Mode:      string(c.Mode),
+		Actions:   []string{audit.ActionPull, audit.ActionCreate, audit.ActionMount},
+		Decisions: []string{audit.DecisionAllow, audit.DecisionWarn, audit.DecisionDeny, audit.DecisionError},
+	})
 }
 
 // openAudit opens the log of decisions, or has it opened later: no state of a disk keeps the node
