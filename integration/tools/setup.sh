@@ -73,7 +73,7 @@ link busybox "$busybox"
 # build MODULE COMMAND...: the commands, unless they were built from the same go.sum with the same Go
 build() {
   local module=$1 stamp name; shift
-  stamp=$({ go env GOVERSION; cat "$here/$module/go.mod" "$here/$module/go.sum"; } | sha256sum)
+  stamp=$({ go env GOVERSION; printf %s "${ldflags:-}"; cat "$here/$module/go.mod" "$here/$module/go.sum"; } | sha256sum)
   [ "$(cat "$tools/$module.stamp" 2>/dev/null)" = "$stamp" ] && return
   say "building $module: minutes the first time, seconds afterwards"
   for name; do
@@ -99,7 +99,7 @@ fi
 # kubernetes MODULE COMMAND...: like build, with the version that go.mod names told to the commands: they compare theirs
 kubernetes() {
   local module=$1 version number ldflags package=k8s.io/component-base/version cgo=0
-  version=$(sed -n 's/^.*k8s.io\/kubernetes \(v[0-9.]*\)$/\1/p' "$here/$module/go.mod")
+  version=$(sed -n 's/^.*k8s.io\/kubernetes \(v[0-9.]*\).*$/\1/p' "$here/$module/go.mod")
   number=${version#v1.}
   ldflags="-s -w -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${number%%.*} -X $package.gitTreeState=clean"
   build "$@"
