@@ -123,6 +123,15 @@ const (
 	// RuleDepth is how deep the objects and arrays are nested that a rule is given. Evaluators go down by recursion, and
 	// Go does not recover from a stack that is used up.
 	RuleDepth
+	// SyncedSet is the size of all files of one set of the cluster's documents, with its secrets and ConfigMaps.
+	SyncedSet
+	// SyncedFiles is how many files such a set has.
+	SyncedFiles
+	// SyncedReferences is how many secrets and ConfigMaps the cluster's policies may name. Each is watched by itself, so
+	// that a node is given no other.
+	SyncedReferences
+	// APIAnswer is the size of one answer of the API server to sync.
+	APIAnswer
 )
 
 var bounds = [...]struct {
@@ -177,6 +186,11 @@ var bounds = [...]struct {
 	RuleElements: {"elements of a rule's input", "elements", 128 << 10},
 	RuleMembers:  {"members of one object or list of a rule's input", "members", 16 << 10},
 	RuleDepth:    {"nesting of a rule's input", "levels", 256},
+
+	SyncedSet:        {"size of the cluster's documents", "bytes", 64 << 20},
+	SyncedFiles:      {"files of the cluster's documents", "files", 16 << 10},
+	SyncedReferences: {"secrets and ConfigMaps that the cluster's policies name", "objects", 256},
+	APIAnswer:        {"answer of the API server", "bytes", 64 << 20},
 }
 
 // Max is the largest value that is within the bound.
