@@ -132,6 +132,9 @@ const (
 	SyncedReferences
 	// APIAnswer is the size of one answer of the API server to sync.
 	APIAnswer
+	// HostFile is the size of one of a host's settings files that an installation reads or changes. It is held in memory
+	// twice, as it is and as it shall be.
+	HostFile
 )
 
 var bounds = [...]struct {
@@ -186,6 +189,8 @@ var bounds = [...]struct {
 	RuleElements: {"elements of a rule's input", "elements", 128 << 10},
 	RuleMembers:  {"members of one object or list of a rule's input", "members", 16 << 10},
 	RuleDepth:    {"nesting of a rule's input", "levels", 256},
+
+	HostFile: {"size of a host's settings file", "bytes", 1 << 20},
 
 	SyncedSet:        {"size of the cluster's documents", "bytes", 64 << 20},
 	SyncedFiles:      {"files of the cluster's documents", "files", 16 << 10},
