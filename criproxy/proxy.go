@@ -92,6 +92,7 @@ type Proxy struct {
 	log       *slog.Logger
 	forwarded func(Call)
 	refusals  *quiet // methods that are not served
+	peers     *peers
 
 	served   atomic.Bool
 	stopping context.Context // done when streams must end
@@ -129,7 +130,7 @@ func New(o Options) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing the connection to the runtime at %s: %w", path, err)
 	}
-	p := &Proxy{gate: o.Gate, methods: methods, conn: conn, endpoint: path, drain: o.DrainTimeout, log: o.Log, forwarded: o.Forwarded, refusals: newQuiet()}
+	p := &Proxy{gate: o.Gate, methods: methods, conn: conn, endpoint: path, drain: o.DrainTimeout, log: o.Log, forwarded: o.Forwarded, refusals: newQuiet(), peers: newPeers()}
 	if p.drain == 0 {
 		p.drain = defaultDrain
 	}
@@ -168,7 +169,7 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 		grpc.NumStreamWorkers(workers),
 	)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
+	go func() { served <- srv.Serve(p.peers.on(l)) }()
 	select {
 	case err := <-served:
 		p.stop()
