@@ -149,6 +149,7 @@ func TestSystemdFindsNoFault(t *testing.T) {
 		}
 	}
 	cmd := exec.CommandContext(t.Context(), tool, "verify", "--man=no", "--recursive-errors=yes", Socket, Service, "kubelet.service")
+	cmd.Dir = root // where there is no file of that name, which it would take instead
 	cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":", "LC_ALL=C")
 	out, err := cmd.CombinedOutput()
 	if err != nil || strings.Contains(string(out), "cosentry") || strings.Contains(string(out), dir) {

@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -89,19 +90,26 @@ func (m *Manager) Reload(ctx context.Context) error {
 	})
 }
 
-// Enable makes the links by which units are started at boot. The units' files must be on the host.
+// Enable makes the links by which units are started at boot, and has systemd see them. The units' files must be on the
+// host.
 func (m *Manager) Enable(ctx context.Context, units ...string) error {
 	return m.with(ctx, callTimeout, "enabling "+strings.Join(units, ", "), func(ctx context.Context, c *systemd.Conn) error {
-		_, _, err := c.EnableUnitFilesContext(ctx, units, false, true)
-		return err
+		if _, _, err := c.EnableUnitFilesContext(ctx, units, false, true); err != nil {
+			return err
+		}
+		return c.ReloadContext(ctx)
 	})
 }
 
-// Disable removes those links. Units that are not there are no error.
+// Disable removes those links, and has systemd see it. Units that are not there are no error.
 func (m *Manager) Disable(ctx context.Context, units ...string) error {
 	return m.with(ctx, callTimeout, "disabling "+strings.Join(units, ", "), func(ctx context.Context, c *systemd.Conn) error {
-		_, err := c.DisableUnitFilesContext(ctx, units, false)
-		return err
+		for _, u := range units { // one by one: the first that is missing would keep the others enabled
+			if _, err := c.DisableUnitFilesContext(ctx, []string{u}, false); err != nil && !isError(err, noUnit, noUnitFile) {
+				return err
+			}
+		}
+		return c.ReloadContext(ctx)
 	})
 }
 
@@ -113,7 +121,7 @@ func (m *Manager) Start(ctx context.Context, unit string) error {
 // Stop stops a unit, and waits until it has stopped. A unit that is not there is no error.
 func (m *Manager) Stop(ctx context.Context, unit string) error {
 	err := m.job(ctx, "stopping", unit, (*systemd.Conn).StopUnitContext)
-	if isError(err, "org.freedesktop.systemd1.NoSuchUnit") {
+	if isError(err, noUnit) {
 		return nil
 	}
 	return err
@@ -128,7 +136,7 @@ func (m *Manager) Restart(ctx context.Context, unit string) error {
 func (m *Manager) ResetFailed(ctx context.Context, unit string) error {
 	return m.with(ctx, callTimeout, "resetting "+unit, func(ctx context.Context, c *systemd.Conn) error {
 		err := c.ResetFailedUnitContext(ctx, unit)
-		if isError(err, "org.freedesktop.systemd1.NoSuchUnit") {
+		if isError(err, noUnit) {
 			return nil
 		}
 		return err
@@ -168,9 +176,16 @@ func (m *Manager) why(ctx context.Context, c *systemd.Conn, unit, result string)
 	return errors.New(why + "; see: journalctl -u " + unit)
 }
 
-func isError(err error, name string) bool {
+// What systemd calls a unit that is not there, and a file of one.
+const (
+	noUnit     = "org.freedesktop.systemd1.NoSuchUnit"
+	noUnitFile = "org.freedesktop.DBus.Error.FileNotFound"
+)
+
+// isError reports whether err is one that systemd answered, by one of the names.
+func isError(err error, names ...string) bool {
 	var de dbus.Error
-	return errors.As(err, &de) && de.Name == name
+	return errors.As(err, &de) && slices.Contains(names, de.Name)
 }
 
 // with connects, calls f and disconnects, within limit.
