@@ -36,8 +36,16 @@ func Serve(ctx context.Context, address string, s Sources, log *slog.Logger) err
 	return serve(ctx, address, s, log, bindAgain)
 }
 
+// ServeHandler serves what another command of this program has to show, within the same bounds.
+func ServeHandler(ctx context.Context, address string, h http.Handler, log *slog.Logger) error {
+	return serveOn(ctx, address, bounded(h, log), log, bindAgain)
+}
+
 func serve(ctx context.Context, address string, s Sources, log *slog.Logger, again time.Duration) error {
-	server := newServer(s, log)
+	return serveOn(ctx, address, newServer(s, log), log, again)
+}
+
+func serveOn(ctx context.Context, address string, server *http.Server, log *slog.Logger, again time.Duration) error {
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	said := ""
@@ -65,9 +73,11 @@ func serve(ctx context.Context, address string, s Sources, log *slog.Logger, aga
 	return nil
 }
 
-func newServer(s Sources, log *slog.Logger) *http.Server {
+func newServer(s Sources, log *slog.Logger) *http.Server { return bounded(s.handler(), log) }
+
+func bounded(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           s.handler(),
+		Handler:           h,
 		ReadHeaderTimeout: requestTimeout,
 		ReadTimeout:       requestTimeout,
 		WriteTimeout:      answerTimeout,
