@@ -130,6 +130,12 @@ const (
 	// SyncedReferences is how many secrets and ConfigMaps the cluster's policies may name. Each is watched by itself, so
 	// that a node is given no other.
 	SyncedReferences
+	// SyncedParts is how many globs, authorities, identities, attestations and keys the cluster's policies have together.
+	// Each may take a hundred times its bytes once it is compiled.
+	SyncedParts
+	// SyncedFetches is how many keys, rules and trust roots the cluster's policies may have a node fetch. Each is asked for
+	// again and again.
+	SyncedFetches
 	// APIAnswer is the size of one answer of the API server to sync.
 	APIAnswer
 	// HostFile is the size of one of a host's settings files that an installation reads or changes. It is held in memory
@@ -192,9 +198,11 @@ var bounds = [...]struct {
 
 	HostFile: {"size of a host's settings file", "bytes", 1 << 20},
 
-	SyncedSet:        {"size of the cluster's documents", "bytes", 64 << 20},
+	SyncedSet:        {"size of the cluster's documents", "bytes", 32 << 20},
 	SyncedFiles:      {"files of the cluster's documents", "files", 16 << 10},
 	SyncedReferences: {"secrets and ConfigMaps that the cluster's policies name", "objects", 256},
+	SyncedParts:      {"parts of the cluster's policies", "parts", 32 << 10},
+	SyncedFetches:    {"keys, rules and trust roots that the cluster's policies have fetched", "references", 256},
 	APIAnswer:        {"answer of the API server", "bytes", 64 << 20},
 }
 

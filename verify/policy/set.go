@@ -59,6 +59,25 @@ func (s *Set) Documents() Documents {
 	return Documents{Policies: s.Policies(), TrustRoots: s.TrustRoots()}
 }
 
+// Parts is how many globs, authorities, identities, attestations and keys there are, which is what the memory that documents
+// take grows with.
+func (d Documents) Parts() (n int) {
+	for _, p := range d.Policies {
+		n += len(p.Globs) + len(p.Match) + len(p.Authorities)
+		for i := range p.Authorities {
+			a := &p.Authorities[i]
+			n += len(a.Attestations)
+			if a.Key != nil {
+				n += len(a.Key.PublicKeys)
+			}
+			if a.Keyless != nil {
+				n += len(a.Keyless.Identities)
+			}
+		}
+	}
+	return n + len(d.TrustRoots)
+}
+
 // Revision is a hash of what all documents of the set mean: 16 hex digits, equal for sets that decide alike whichever
 // files and order they were read from, and different when any name, mode, glob, authority, key, rule or trust root
 // differs. What they refer to, such as secrets, is not in it.

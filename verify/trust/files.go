@@ -14,6 +14,21 @@ import (
 	"github.com/cosentry/cosentry/verify/policy"
 )
 
+// Files hold Secrets and ConfigMaps.
+type Files interface {
+	// Read gives the file of a Secret or ConfigMap (KindSecret, KindConfigMap). A reference without a key means the only
+	// file. An error wraps ErrMissing or ErrInvalid and says what it is about.
+	Read(kind string, ref policy.Reference) ([]byte, error)
+}
+
+// Folder is Files on disk, in the form that the package comment describes. Empty: there are none.
+type Folder string
+
+// Read reads the file as it is now.
+func (f Folder) Read(kind string, ref policy.Reference) ([]byte, error) {
+	return held{kind, ref}.read(string(f))
+}
+
 // held is a file that the node holds for a Secret or ConfigMap.
 type held struct {
 	kind string // KindSecret or KindConfigMap

@@ -112,15 +112,18 @@ func gather(set *policy.Set) *wanted {
 
 // Resolve looks up everything that the policies of a set refer to, in files and in what was fetched so far. It waits for
 // no network. What it cannot have now is an error of the Snapshot, and is fetched by Run.
-func (k *Keeper) Resolve(set *policy.Set) *Snapshot {
+func (k *Keeper) Resolve(set *policy.Set) *Snapshot { return k.ResolveIn(set, Folder(k.opts.Dir)) }
+
+// ResolveIn is Resolve with other Secrets and ConfigMaps than those of Options.Dir, of which nothing is read then.
+func (k *Keeper) ResolveIn(set *policy.Set, held Files) *Snapshot {
 	k.resolving.Lock()
 	defer k.resolving.Unlock()
 	w := gather(set)
 	s := &Snapshot{
-		dir: k.opts.Dir, now: k.now,
+		files: held, now: k.now,
 		keys: map[keyID]keysOrError{}, certs: map[certID]certsOrError{}, rules: map[ruleID]textOrError{},
 	}
-	files := k.readFiles(w)
+	files := readFiles(held, w)
 	fetched := k.refresh(set, w)
 	for id := range w.keys {
 		s.keys[id] = resolveKeys(id, files, fetched)
@@ -143,13 +146,12 @@ type fileOrError struct {
 
 type fileSet map[held]fileOrError
 
-func (k *Keeper) readFiles(w *wanted) fileSet {
+func readFiles(from Files, w *wanted) fileSet {
 	files := fileSet{}
 	read := func(kind string, refs map[policy.Reference]bool) {
 		for ref := range refs {
-			h := held{kind, ref}
-			data, err := h.read(k.opts.Dir)
-			files[h] = fileOrError{data, err}
+			data, err := from.Read(kind, ref)
+			files[held{kind, ref}] = fileOrError{data, err}
 		}
 	}
 	read(KindSecret, w.secrets)

@@ -15,7 +15,7 @@ import (
 // Snapshot is what policies refer to, as it was at one moment. It is immutable and safe for concurrent use. A nil
 // Snapshot answers ErrMissing to everything that is not written out in the policy itself.
 type Snapshot struct {
-	dir      string
+	files    Files
 	now      func() time.Time
 	revision string
 	keys     map[keyID]keysOrError
@@ -161,7 +161,7 @@ func (s *Snapshot) PullSecret(namespace, name string) ([]byte, error) {
 	if s == nil {
 		return nil, fmt.Errorf("%s: %w", h, errNotResolved)
 	}
-	return h.read(s.dir)
+	return s.files.Read(KindSecret, h.ref)
 }
 
 // hash makes the revision. Of what could not be had it takes in the kind of error and not its words, which may be others at

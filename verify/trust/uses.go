@@ -70,3 +70,16 @@ func trustRootRef(name string) string {
 	}
 	return ".trustRootRef"
 }
+
+// Fetched is how many things the policies of a set would have a Keeper fetch: keys of key management services, remote rules
+// and trust roots on servers. The public-good instance's own is not among them.
+func Fetched(set *policy.Set) int {
+	w := gather(set)
+	n := len(w.kms) + len(w.remotes)
+	for _, t := range set.TrustRoots() {
+		if t.Remote != nil {
+			n++
+		}
+	}
+	return n
+}
