@@ -24,7 +24,7 @@ const (
 	// serviceAddress is the first of the service range, which the API server takes for the service `kubernetes`.
 	serviceAddress = "10.97.0.1"
 	serviceRange   = "10.97.0.0/24"
-	// nodeAddress is the machine's own. kubelet takes no loopback address for it.
+	// nodeAddress is the machine's own, which it brings.
 	nodeAddress = "10.96.0.1"
 	etcdAddress = "127.0.0.1:2379"
 	etcdPeers   = "127.0.0.1:2380"
@@ -52,7 +52,7 @@ func StartControlPlane(ctx context.Context, tools harness.Tools, dir string) (*C
 	if err := c.prepare(); err != nil {
 		return nil, fmt.Errorf("preparing the control plane: %w", err)
 	}
-	if err := errors.Join(addAddress("service", serviceAddress), addAddress("node", nodeAddress)); err != nil {
+	if err := addAddress("service", serviceAddress); err != nil {
 		return nil, err
 	}
 	if err := c.startEtcd(); err != nil {

@@ -2,24 +2,33 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/cosentry/cosentry/integration/harness"
+	"github.com/cosentry/cosentry/integration/machine"
 )
 
 // stage is a cluster with one node, a registry, and the keys of those who sign.
 type stage struct {
 	tools    harness.Tools
 	plane    *ControlPlane
+	machine  *machine.Machine
+	before   []corev1.Pod // what ran before cosentry came
 	registry *harness.Registry
 	images   *harness.Images
 	release  *harness.Key // signs what the cluster's owner runs
 	team     *harness.Key // signs what a policy from the cluster asks for besides
 }
 
-const stageDir = "/run/cluster"
+const (
+	stageDir = "/run/cluster"
+	nodeName = "node"
+)
 
 // newStage starts everything but cosentry. It goes with the test.
 func newStage(t *testing.T) *stage {
@@ -51,7 +60,56 @@ func newStage(t *testing.T) *stage {
 			t.Error(err)
 		}
 	})
+	s.startMachine(t)
 	return s
+}
+
+// startMachine starts the node as kubeadm would have joined it, and waits until it is ready for pods.
+func (s *stage) startMachine(t *testing.T) {
+	t.Helper()
+	kubeconfig, err := s.plane.Kubeconfig("system:node:"+nodeName, "system:nodes")
+	must(t, err)
+	ca, err := os.ReadFile(s.plane.CA())
+	must(t, err)
+	const caFile = "/etc/kubernetes/pki/ca.crt"
+	s.machine, err = machine.Start(t.Context(), machine.Options{
+		Tools: s.tools, Pause: s.image("pause:3.10"), Name: nodeName, NodeIP: nodeAddress, Kubeconfig: kubeconfig,
+		Files: map[string]machine.File{caFile: {Text: string(ca)}},
+		KubeletConfig: map[string]any{
+			"authentication": map[string]any{
+				"anonymous": map[string]any{"enabled": false}, "webhook": map[string]any{"enabled": true}, "x509": map[string]any{"clientCAFile": caFile},
+			},
+			"authorization": map[string]any{"mode": "Webhook"},
+		},
+	})
+	must(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(s.machine.Logs(context.Background()))
+		}
+		if err := s.machine.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	s.wantReady(t)
+}
+
+// wantReady waits until the cluster counts on the node.
+func (s *stage) wantReady(t *testing.T) {
+	t.Helper()
+	err := eventually(t.Context(), patience, "the node to be ready", func(ctx context.Context) error {
+		var node corev1.Node
+		if err := s.plane.Get(ctx, "/api/v1/nodes/"+nodeName, &node); err != nil {
+			return err
+		}
+		for _, c := range node.Status.Conditions {
+			if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue && len(node.Spec.Taints) == 0 {
+				return nil
+			}
+		}
+		return fmt.Errorf("conditions %v, taints %v", node.Status.Conditions, node.Spec.Taints)
+	})
+	must(t, err)
 }
 
 // image is path in the registry.
@@ -81,4 +139,3 @@ func (s *stage) withoutAPI(t *testing.T, during func()) {
 	}()
 	during()
 }
-

@@ -162,3 +162,46 @@ func (s *stage) describe(namespace, name string) string {
 	}
 	return text
 }
+
+// pod creates a pod that goes with the test.
+func (s *stage) pod(t *testing.T, namespace, name, image string) {
+	t.Helper()
+	_, err := s.plane.Kubectl(t.Context(), barePod(namespace, name, image), "apply", "-f", "-")
+	must(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if _, err := s.plane.Kubectl(ctx, "", "-n", namespace, "delete", "pod", name, "--ignore-not-found", "--grace-period=0"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// unchanged expects that the pod is still the one that it was: the same containers, none of them started again.
+func (s *stage) unchanged(t *testing.T, before corev1.Pod) {
+	t.Helper()
+	var now corev1.Pod
+	must(t, s.plane.Get(t.Context(), "/api/v1/namespaces/"+before.Namespace+"/pods/"+before.Name, &now))
+	if got, want := containers(now), containers(before); got != want {
+		t.Errorf("the containers of pod %s are\n%s, want them as they were:\n%s", before.Name, got, want)
+	}
+}
+
+func containers(pod corev1.Pod) string {
+	var text strings.Builder
+	for _, c := range pod.Status.ContainerStatuses {
+		fmt.Fprintf(&text, "%s %s started %d times\n", c.Name, c.ContainerID, c.RestartCount+1)
+	}
+	return text.String()
+}
+
+// staticPod has kubelet run a pod by a file, past the API server. It goes with the test.
+func (s *stage) staticPod(t *testing.T, name, image string) {
+	t.Helper()
+	must(t, s.machine.StaticPod(name, barePod("default", name, image)))
+	t.Cleanup(func() {
+		if err := s.machine.RemoveStaticPod(name); err != nil {
+			t.Error(err)
+		}
+	})
+}
