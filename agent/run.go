@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -132,10 +131,10 @@ func (a *agent) serve(ctx context.Context, listener net.Listener, hangups <-chan
 			return sight.Serve(ctx, c.HTTP.Address, sight.Sources{Metrics: a.metrics.Handler(), Ready: a.ready, Status: a.status}, log)
 		})
 	}
-	log.Info("serving", "socket", a.socket, "runtime", c.Runtime.Endpoint, "mode", c.Mode, "version", buildVersion())
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-		log.Warn("telling systemd", "error", err)
+	if systemd := newReporter(a.socket, a.statusLine, log); systemd != nil {
+		group.Go(func() error { systemd.run(ctx); return nil })
 	}
+	log.Info("serving", "socket", a.socket, "runtime", c.Runtime.Endpoint, "mode", c.Mode, "version", buildVersion())
 	err := group.Wait()
 	log.Info("stopped")
 	return err

@@ -213,7 +213,7 @@ func (p *Proxy) handle(_ any, ss grpc.ServerStream) error {
 	full, _ := grpc.MethodFromServerStream(ss)
 	m, err := p.methods.lookup(full)
 	if err != nil {
-		if full := clip(full); p.refusals.due(full) {
+		if full := clip(full); full != pingMethod && p.refusals.due(full) {
 			p.log.Warn("refused a method that is not served; this is said once in a while", "method", full, "interval", sayAgain)
 		}
 		return err

@@ -9,7 +9,7 @@
 // node as it was.
 //
 // The formats are those of systemd.unit(5), systemd.socket(5), systemd.service(5) and systemd.exec(5). What an older systemd
-// does not know is left out where it would only print a warning. `systemd-analyze security cosentry.service` says 1.8 (OK)
+// does not know is left out where it would only print a warning. `systemd-analyze security cosentry.service` says 2.1 (OK)
 // on systemd 252, where 10 is no protection at all.
 package systemd
 
