@@ -76,25 +76,29 @@ type Options struct {
 	Timeout time.Duration
 }
 
+// waits bound what comes after the answer: record is how long the record is waited for, which the agent writes before it
+// answers unless its disk hangs; clean bounds cleaning up, which goes on when the attempt was given up.
+type waits struct{ record, clean time.Duration }
+
 const (
 	defaultTimeout = time.Minute
-	// recordWait is how long the record is waited for. The agent writes it before it answers, unless its disk hangs.
-	recordWait = 3 * time.Second
-	// cleanWait bounds cleaning up, which goes on when the attempt was given up.
-	cleanWait = 20 * time.Second
 	// maxAnswer bounds what is repeated of an answer, in bytes.
 	maxAnswer = 1024
 )
 
 // Pull sends a canary through the socket. An error means that it could not be tried, or that something of it may be left
 // on the node; the result beside an error of the second kind is whole.
-func Pull(ctx context.Context, o Options) (_ Result, err error) {
+func Pull(ctx context.Context, o Options) (Result, error) {
+	return pull(ctx, o, waits{record: 3 * time.Second, clean: 20 * time.Second})
+}
+
+func pull(ctx context.Context, o Options, w waits) (_ Result, err error) {
 	conn, err := criproxy.Dial(o.Socket)
 	if err != nil {
 		return Result{}, fmt.Errorf("sending a canary: %w", err)
 	}
 	defer conn.Close()
-	c := &attempt{o: o, images: runtimeapi.NewImageServiceClient(conn)}
+	c := &attempt{o: o, waits: w, images: runtimeapi.NewImageServiceClient(conn)}
 	if c.o.Timeout <= 0 {
 		c.o.Timeout = defaultTimeout
 	}
@@ -120,6 +124,7 @@ func Pull(ctx context.Context, o Options) (_ Result, err error) {
 // attempt is one canary.
 type attempt struct {
 	o        Options
+	waits    waits
 	images   runtimeapi.ImageServiceClient
 	image    *image
 	registry *registry

@@ -18,7 +18,7 @@ var ours = regexp.MustCompile(`^127\.0\.0\.1:[0-9]{1,5}/` + repositoryName + `/[
 
 // sweep removes what canaries have left that were killed before they could clean up.
 func (c *attempt) sweep(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, cleanWait)
+	ctx, cancel := context.WithTimeout(ctx, c.waits.clean)
 	defer cancel()
 	list, err := c.images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
 	if err != nil {
@@ -38,7 +38,7 @@ func (c *attempt) sweep(ctx context.Context) error {
 
 // clean removes the canary from the node and looks whether it is gone. It goes on when ctx was given up.
 func (c *attempt) clean(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanWait)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.waits.clean)
 	defer cancel()
 	var err error
 	for {
@@ -92,7 +92,7 @@ func (c *attempt) record(ctx context.Context, start time.Time) (*audit.Record, e
 	if c.o.AuditDir == "" {
 		return nil, errors.New("it is not known where the agent's audit log is")
 	}
-	for end := time.Now().Add(recordWait); ; {
+	for end := time.Now().Add(c.waits.record); ; {
 		var failure error
 		for entry, err := range audit.Read(ctx, c.o.AuditDir, audit.ReadOptions{Last: lastRecords, Since: start.Add(-time.Minute)}) {
 			var broken *audit.BrokenError
