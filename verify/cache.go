@@ -59,8 +59,15 @@ func newCache(size int) (*cache, error) {
 }
 
 func (c *cache) get(k key, cred evidence.Credentials, now time.Time) (Verdict, bool) {
-	if v, ok := c.lookup(k, now); ok && !depends(v) {
-		return v, true
+	e, ok := c.entry(k, cred, now)
+	e.verdict.Cached = true
+	return e.verdict, ok
+}
+
+// entry is get with what it stands under: the verdict is not marked as one from here.
+func (c *cache) entry(k key, cred evidence.Credentials, now time.Time) (entry, bool) {
+	if e, ok := c.lookup(k, now); ok && !depends(e.verdict) {
+		return e, true
 	}
 	return c.lookup(k.with(cred), now)
 }
@@ -68,17 +75,16 @@ func (c *cache) get(k key, cred evidence.Credentials, now time.Time) (Verdict, b
 // depends reports whether v may rest on signatures that were not there for somebody.
 func depends(v Verdict) bool { return !v.Allowed || v.Warn }
 
-func (c *cache) lookup(k key, now time.Time) (Verdict, bool) {
+func (c *cache) lookup(k key, now time.Time) (entry, bool) {
 	e, ok := c.lru.Get(k)
 	if !ok {
-		return Verdict{}, false
+		return entry{}, false
 	}
 	if !now.Before(e.expires) {
 		c.lru.Remove(k)
-		return Verdict{}, false
+		return entry{}, false
 	}
-	e.verdict.Cached = true
-	return e.verdict, true
+	return e, true
 }
 
 func (c *cache) put(k key, cred evidence.Credentials, v Verdict, expires time.Time) {

@@ -18,6 +18,7 @@ import (
 // judgement is one judging: what is asked about, what is there, and the time. It does no I/O.
 type judgement struct {
 	subject Subject
+	layer   Layer // of the policies
 	refs    *trust.Snapshot
 	found   gathered
 	now     time.Time
@@ -66,7 +67,7 @@ func (j *judgement) judge(ctx context.Context, matched []*policy.Policy, noMatch
 		r, missing := j.policy(ctx, p)
 		if ctx.Err() != nil {
 			// A registry may hold as many signatures as the bounds allow, and each costs time.
-			return Verdict{}, false, &UndecidedError{Subject: s, Policy: p.Name, Err: fmt.Errorf("judging the signatures took too long: %w", context.Cause(ctx))}
+			return Verdict{}, false, &UndecidedError{Subject: s, Layer: j.layer, Policy: p.Name, Err: fmt.Errorf("judging the signatures took too long: %w", context.Cause(ctx))}
 		}
 		v.Policies = append(v.Policies, r)
 		if r.Passed {
@@ -81,7 +82,7 @@ func (j *judgement) judge(ctx context.Context, matched []*policy.Policy, noMatch
 			v.Warn = true
 		case missing != nil:
 			if undecided == nil {
-				undecided = &UndecidedError{Subject: s, Policy: p.Name, Err: missing}
+				undecided = &UndecidedError{Subject: s, Layer: j.layer, Policy: p.Name, Err: missing}
 			}
 		default:
 			v.Allowed = false
@@ -103,7 +104,7 @@ func (j *judgement) judge(ctx context.Context, matched []*policy.Policy, noMatch
 // policy asks every authority, so that the explanation is whole. missing says what was not to be had for the
 // moment and could have let the policy pass.
 func (j *judgement) policy(ctx context.Context, p *policy.Policy) (r PolicyResult, missing error) {
-	r = PolicyResult{Policy: p.Name, Mode: p.Mode.String()}
+	r = PolicyResult{Policy: p.Name, Layer: j.layer, Mode: p.Mode.String()}
 	var reasons []string
 	all := make([]answer, len(p.Authorities))
 	for i := range p.Authorities {

@@ -74,7 +74,7 @@ func passesStatically(p *policy.Policy) bool {
 const maxPlaces = 4
 
 // gatherAll fetches what the plan asks. It does not fail: what could not be had is in each Evidence.Incomplete.
-func (v *Verifier) gatherAll(ctx context.Context, st *state, asks map[place]evidence.Question, s Subject, err error) gathered {
+func (v *Verifier) gatherAll(ctx context.Context, l *layer, asks map[place]evidence.Question, s Subject, err error) gathered {
 	type found struct {
 		at place
 		ev *evidence.Evidence
@@ -87,7 +87,7 @@ func (v *Verifier) gatherAll(ctx context.Context, st *state, asks map[place]evid
 			var ev *evidence.Evidence
 			// A goroutine of its own: a panic on a stranger's bytes would end the agent.
 			if perr := rescue.Do(v.opts.Log, "looking for signatures", func() error {
-				ev = v.gatherAt(ctx, st, at, q, s, err)
+				ev = v.gatherAt(ctx, l, at, q, s, err)
 				return nil
 			}); perr != nil {
 				ev = nothing(q, perr)
@@ -106,15 +106,15 @@ func (v *Verifier) gatherAll(ctx context.Context, st *state, asks map[place]evid
 }
 
 // gatherAt asks at one place, with the secrets that the policy names for it or else those of the request.
-func (v *Verifier) gatherAt(ctx context.Context, st *state, at place, q evidence.Question, s Subject, err error) *evidence.Evidence {
+func (v *Verifier) gatherAt(ctx context.Context, l *layer, at place, q evidence.Question, s Subject, err error) *evidence.Evidence {
 	if registry(at.repository) == registry(s.Repository) && !s.Credentials.IsZero() {
 		// They were sent for the image's registry; another one may be anybody's.
 		q.Credentials = []evidence.Credentials{s.Credentials}
 	}
 	if at.secrets != "" {
-		secrets, serr := pullSecrets(st, at, s.Pod)
+		secrets, serr := pullSecrets(l, at, s.Pod)
 		q.Credentials = append(secrets, q.Credentials...)
-		ev := v.gather(ctx, q, err)
+		ev := v.gather(ctx, l, q, err)
 		if serr == nil || ev.Incomplete == nil {
 			return ev
 		}
@@ -126,17 +126,17 @@ func (v *Verifier) gatherAt(ctx context.Context, st *state, at place, q evidence
 		}
 		return &more
 	}
-	return v.gather(ctx, q, err)
+	return v.gather(ctx, l, q, err)
 }
 
 // pullSecrets reads the secrets of the pod's namespace. Those that are not there are told of only if
 // the registry does not answer without.
-func pullSecrets(st *state, at place, pod *policy.Pod) (all []evidence.Credentials, err error) {
+func pullSecrets(l *layer, at place, pod *policy.Pod) (all []evidence.Credentials, err error) {
 	if pod == nil {
 		return nil, errors.New("the pull secrets are those of a pod's namespace, and the request is for no pod")
 	}
 	for name := range strings.SplitSeq(at.secrets, "\n") {
-		c, wrong := pullSecret(st, at, pod.Namespace, name)
+		c, wrong := pullSecret(l, at, pod.Namespace, name)
 		all = append(all, c...)
 		switch {
 		case wrong == nil:
@@ -149,8 +149,8 @@ func pullSecrets(st *state, at place, pod *policy.Pod) (all []evidence.Credentia
 	return all, err
 }
 
-func pullSecret(st *state, at place, namespace, name string) ([]evidence.Credentials, error) {
-	raw, err := st.refs.PullSecret(namespace, name)
+func pullSecret(l *layer, at place, namespace, name string) ([]evidence.Credentials, error) {
+	raw, err := l.refs.PullSecret(namespace, name)
 	if err != nil {
 		return nil, fmt.Errorf("pull secret %q: %w", name, err)
 	}
@@ -172,7 +172,7 @@ func registry(repository string) string {
 // data like any other and is judged like it; that some is missing stays on record in Incomplete, so that
 // without a good signature among it the outcome is "could not find out" and not "unsigned". err says why
 // nobody can be asked, if that is so.
-func (v *Verifier) gather(ctx context.Context, q evidence.Question, err error) *evidence.Evidence {
+func (v *Verifier) gather(ctx context.Context, l *layer, q evidence.Question, err error) *evidence.Evidence {
 	var ev *evidence.Evidence
 	if err == nil {
 		ev, err = v.opts.Source.Fetch(ctx, q)
@@ -184,13 +184,13 @@ func (v *Verifier) gather(ctx context.Context, q evidence.Question, err error) *
 		// Policies that need no evidence, or only warn, are still judged.
 		ev = nothing(q, err)
 	}
-	if ev.Incomplete == nil || definite(ev.Incomplete) || v.opts.Keeper == nil {
+	if ev.Incomplete == nil || definite(ev.Incomplete) || l.keeper == nil {
 		return ev
 	}
 	if ev.Digest != q.Digest {
 		return ev
 	}
-	return ev.With(v.opts.Keeper.Recall(q))
+	return ev.With(l.keeper.Recall(q))
 }
 
 // nothing is the evidence of who learnt nothing, because of err.

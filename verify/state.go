@@ -9,20 +9,33 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/trust"
 )
 
-// state is the policy set in force with what it refers to, or the reason why there is none.
+// state is what is in force, or the reason why nothing can be judged.
 type state struct {
-	set  *policy.Set
-	refs *trust.Snapshot
-	err  error
-	// revision names both, for the keys of the cache.
-	revision string
+	// floor are the node's own policies, cluster those that came by way of the API server; nil: there are none.
+	floor, cluster *layer
+	err            error
+	// revision names all that is in force, for the keys of the cache; names is its short form, for people.
+	revision, names string
 	// matched remembers which policies are about a name: with a thousand of them, looking would cost more than
 	// all the rest of a warm decision.
 	matched *lru.Cache[nameKey, *match]
+}
+
+// layer is one set of policies with what it refers to, and what is asked and kept for it. No layer uses anything of
+// another's, so that none can take something from it.
+type layer struct {
+	name     Layer
+	set      *policy.Set
+	refs     *trust.Snapshot
+	revision string
+	noMatch  NoMatch
+	places   *evidence.Places
+	keeper   Keeper
 }
 
 type nameKey struct {
@@ -31,16 +44,24 @@ type nameKey struct {
 }
 
 // newState puts together what is in force. Names are remembered for as many images as verdicts are.
-func newState(set *policy.Set, refs *trust.Snapshot, size int) (*state, error) {
+func newState(floor, cluster *layer, size int) (*state, error) {
 	matched, err := lru.New[nameKey, *match](size)
 	if err != nil {
 		return nil, err
 	}
-	return &state{set: set, refs: refs, revision: set.Revision() + "/" + refs.Revision(), matched: matched}, nil
+	st := &state{floor: floor, cluster: cluster, revision: floor.revision, names: floor.set.Revision(), matched: matched}
+	if cluster != nil {
+		st.revision += " " + cluster.revision
+		st.names += "+" + cluster.set.Revision()
+	}
+	return st, nil
 }
 
-// match is the policies that are about an image by its name, and what about a pod makes a difference to them.
-type match struct {
+// match is the policies that are about an image by its name.
+type match struct{ floor, cluster part }
+
+// part is those of one layer, and what about a pod makes a difference to them.
+type part struct {
 	policies []*policy.Policy
 	selects  bool // some are about certain pods only
 	metadata bool // some have a rule over the pod's metadata
@@ -57,11 +78,26 @@ func (st *state) match(image string, d digest.Digest) (*match, error) {
 	if err := d.Validate(); err != nil || d.Algorithm() != digest.SHA256 {
 		return nil, fmt.Errorf("%.100q is not a sha256 digest", d)
 	}
-	policies, err := st.set.Match(image, d)
-	if err != nil {
-		return nil, err
+	m := &match{}
+	for _, l := range []struct {
+		*layer
+		to *part
+	}{{st.floor, &m.floor}, {st.cluster, &m.cluster}} {
+		if l.layer == nil {
+			continue
+		}
+		policies, err := l.set.Match(image, d)
+		if err != nil {
+			return nil, err
+		}
+		*l.to = partOf(policies)
 	}
-	m := &match{policies: policies}
+	st.matched.Add(key, m)
+	return m, nil
+}
+
+func partOf(policies []*policy.Policy) part {
+	m := part{policies: policies}
 	for _, p := range policies {
 		m.selects = m.selects || len(p.Match) > 0
 		m.metadata = m.metadata || p.Rule != nil && p.IncludeObjectMeta
@@ -70,11 +106,10 @@ func (st *state) match(image string, d digest.Digest) (*match, error) {
 			m.secrets = m.secrets || s != nil && len(s.PullSecrets) > 0
 		}
 	}
-	st.matched.Add(key, m)
-	return m, nil
+	return m
 }
 
-// scope is the policies about one image of one pod, and how many name the image and are for other pods.
+// scope is the policies of a layer about one image of one pod, and how many name the image and are for other pods.
 type scope struct {
 	policies []*policy.Policy
 	others   int
@@ -82,7 +117,7 @@ type scope struct {
 
 // about narrows the match down to a pod: which policies are about it, and a key that is the same for pods
 // which cannot have different verdicts. Almost always every pod is the same.
-func (m *match) about(pod *policy.Pod) (policies []*policy.Policy, key string) {
+func (m *part) about(pod *policy.Pod) (policies []*policy.Policy, key string) {
 	if !m.selects && !m.metadata && !m.secrets {
 		return m.policies, ""
 	}

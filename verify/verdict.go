@@ -1,6 +1,8 @@
 package verify
 
 import (
+	"fmt"
+
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cosentry/cosentry/verify/evidence"
@@ -47,14 +49,15 @@ type Verdict struct {
 	// Warn is true if Allowed rests on a policy in mode warn that failed, or on
 	// noMatch: warn.
 	Warn bool `json:"warn"`
-	// NoMatch is the node's rule that was applied because no policy matched;
-	// empty if at least one did.
+	// NoMatch is the node's rule that was applied because none of its own policies matched; empty if at least one did.
+	// Policies of the cluster may have matched all the same, and say nothing about it.
 	NoMatch NoMatch `json:"noMatch,omitempty"`
-	// OtherPods counts the policies that name the image and are for other pods, by their labels.
+	// OtherPods counts the node's own policies that name the image and are for other pods, by their labels.
 	OtherPods int `json:"otherPods,omitempty"`
-	// Policies holds one result for each policy that matched, in the set's order.
+	// Policies holds one result for each policy that matched, in the set's order: the node's own, and after them the
+	// cluster's, which are asked only about what the node's own let through.
 	Policies []PolicyResult `json:"policies"`
-	// Revision names the policy set that was asked.
+	// Revision names the policy set that was asked; with policies of the cluster, both sets, as "node+cluster".
 	Revision string `json:"revision"`
 	// Cached is true if the verdict was reached for an earlier request.
 	Cached bool `json:"cached"`
@@ -63,6 +66,7 @@ type Verdict struct {
 // PolicyResult is one policy's word on a Subject.
 type PolicyResult struct {
 	Policy string `json:"policy"`
+	Layer  Layer  `json:"layer,omitempty"`
 	Mode   string `json:"mode"` // enforce or warn
 	Passed bool   `json:"passed"`
 	// Reason says in one sentence of at most 1 KiB why the policy failed; empty if it passed.
@@ -120,6 +124,23 @@ type AttestationResult struct {
 	// seems to demand.
 	Reason  string `json:"reason,omitempty"`
 	Warning string `json:"warning,omitempty"`
+}
+
+// Layer says whose a policy is. A name may be there in both.
+type Layer string
+
+// The layers of policies. What is of the cluster only ever adds to what the node's own demand.
+const (
+	NodeLayer    Layer = ""        // on the node, by its owner
+	ClusterLayer Layer = "cluster" // by way of the API server
+)
+
+// Named is how messages call a policy of a layer.
+func (l Layer) Named(policy string) string {
+	if l == ClusterLayer {
+		return fmt.Sprintf("cluster policy %q", policy)
+	}
+	return fmt.Sprintf("policy %q", policy)
 }
 
 // NoMatch is what a node does with an image that no policy matches.

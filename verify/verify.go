@@ -13,6 +13,8 @@
 //     (*UndecidedError). Errors are never cached.
 //   - It never resolves a tag, and reads nothing that a pod's author can set as
 //     permission.
+//   - Policies of the cluster add to the node's own and take nothing away: they are asked only about what the
+//     node's own let through, and share neither keys, evidence, places nor verdicts with them.
 package verify
 
 import (
@@ -21,8 +23,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,7 +34,6 @@ import (
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/rescue"
-	"github.com/cosentry/cosentry/verify/trust"
 )
 
 // Source fetches what is there about a digest. Evidence that is partly missing is
@@ -61,6 +62,7 @@ var ErrNoPolicy = errors.New("no usable policy")
 // evidence.ErrUnavailable, evidence.ErrUnauthorized, ErrNoPolicy, rescue.ErrPanicked or a context error.
 type UndecidedError struct {
 	Subject Subject
+	Layer   Layer
 	Policy  string // the policy that could not be judged, if one was reached
 	// Verdict is what could be found out, if anything was judged. It allows nothing.
 	Verdict *Verdict
@@ -69,7 +71,7 @@ type UndecidedError struct {
 
 func (e *UndecidedError) Error() string {
 	if e.Policy != "" {
-		return fmt.Sprintf("policy %q could not be judged for %s: %v", e.Policy, e.Subject.subject(), e.Err)
+		return fmt.Sprintf("%s could not be judged for %s: %v", e.Layer.Named(e.Policy), e.Subject.subject(), e.Err)
 	}
 	return fmt.Sprintf("no verdict on %s: %v", e.Subject.subject(), e.Err)
 }
@@ -79,9 +81,11 @@ func (e *UndecidedError) Unwrap() error { return e.Err }
 // Options configure a Verifier.
 type Options struct {
 	Source Source
-	// Keeper and Prover may be nil.
-	Keeper  Keeper
-	Prover  Prover
+	// Keeper and Prover may be nil. ClusterKeeper is what the Keeper is, for what policies of the cluster ask.
+	Keeper        Keeper
+	ClusterKeeper Keeper
+	Prover        Prover
+	// NoMatch is asked of the node's own policies alone.
 	NoMatch NoMatch
 	// CacheSize is the number of verdicts kept; AllowTTL and DenyTTL are how long.
 	CacheSize         int
@@ -102,10 +106,17 @@ type Verifier struct {
 	state  atomic.Pointer[state]
 	cache  *cache
 	flight singleflight.Group
+	// floors has the verdicts of the node's own policies where the cluster has some too, so that whoever changes those
+	// does not have all registries asked again. They are not used twice as long for it.
+	floors *cache
 	// places are for images whose evidence is in memory, being fetched or judged: the bounds on what
 	// is read for one image would be none if a hundred hostile ones were looked at together.
-	places *evidence.Places
-	now    func() time.Time
+	places, clusterPlaces *evidence.Places
+	now                   func() time.Time
+
+	setting sync.Mutex // one change of what is in force at a time
+	floor   given
+	cluster given
 }
 
 // New returns a Verifier that has no policies yet: until SetPolicies is called
@@ -119,45 +130,19 @@ func New(o Options) (*Verifier, error) {
 	case o.CacheSize <= 0 || o.AllowTTL <= 0 || o.DenyTTL <= 0 || o.FetchTimeout <= 0:
 		return nil, errors.New("verifier needs a positive cache size, TTLs and fetch timeout")
 	}
-	c, err := newCache(o.CacheSize)
-	if err != nil {
-		return nil, err
+	v := &Verifier{opts: o, places: evidence.NewPlaces(), clusterPlaces: evidence.NewClusterPlaces(), now: time.Now}
+	for _, c := range []**cache{&v.cache, &v.floors} {
+		var err error
+		if *c, err = newCache(o.CacheSize); err != nil {
+			return nil, err
+		}
 	}
-	v := &Verifier{opts: o, cache: c, places: evidence.NewPlaces(), now: time.Now}
-	v.state.Store(&state{err: errors.New("policies have not been loaded yet")})
+	v.SetUnusable(errors.New("policies have not been loaded yet"))
 	return v, nil
 }
 
-// SetPolicies puts a set in force with what it refers to, atomically. Verdicts reached under others are
-// dropped. refs may be nil where the set refers to nothing.
-func (v *Verifier) SetPolicies(set *policy.Set, refs *trust.Snapshot) {
-	if set == nil {
-		v.SetUnusable(errors.New("no policy set was given"))
-		return
-	}
-	st, err := newState(set, refs, v.opts.CacheSize)
-	if err != nil {
-		v.SetUnusable(err)
-		return
-	}
-	v.state.Store(st)
-	v.cache.purge()
-}
-
-// SetUnusable takes the policy set away: every Verify fails with ErrNoPolicy and reason.
-// It is for an agent that never had a good set; one that had keeps it.
-func (v *Verifier) SetUnusable(reason error) {
-	v.state.Store(&state{err: reason})
-	v.cache.purge()
-}
-
-// Revision names the set in force; empty if there is none.
-func (v *Verifier) Revision() string {
-	if s := v.state.Load(); s.set != nil {
-		return s.set.Revision()
-	}
-	return ""
-}
+// Revision names the policies in force, as Verdict.Revision does; empty if there are none of the node's own.
+func (v *Verifier) Revision() string { return v.state.Load().names }
 
 // Cached returns the number of verdicts in the cache.
 func (v *Verifier) Cached() int { return v.cache.len() }
@@ -165,16 +150,15 @@ func (v *Verifier) Cached() int { return v.cache.len() }
 // Verify reaches a verdict on s, from the cache if one is there.
 func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 	st := v.state.Load()
-	if st.set == nil {
+	if st.err != nil {
 		return Verdict{}, &UndecidedError{Subject: s, Err: fmt.Errorf("%w: %w", ErrNoPolicy, st.err)}
 	}
 	m, err := st.match(s.Image, s.Digest)
 	if err != nil {
 		return Verdict{}, &UndecidedError{Subject: s, Err: err}
 	}
-	policies, pod := m.about(s.Pod)
-	about := scope{policies, len(m.policies) - len(policies)}
-	k := keyOf(s, st.revision, pod)
+	about := m.questions(st, s)
+	k := keyOf(s, st.revision, about.pod)
 	if verdict, ok := v.cache.get(k, s.Credentials, v.now()); ok {
 		v.observeCache(true)
 		return verdict, nil
@@ -189,14 +173,12 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 	// started it, so that one pod's cancellation does not fail the others; credentials are part of
 	// the key, so that nobody waits on an answer obtained with another's.
 	done := v.flight.DoChan(k.flight(s.Credentials), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.opts.FetchTimeout)
-		defer cancel()
 		var verdict Verdict
 		// This is a goroutine of its own, and singleflight ends the process if it panics: a parser
 		// that does so on a stranger's bytes must end neither the agent, and with it the node's
 		// way to its runtime, nor in an allow.
 		err := rescue.Do(v.opts.Log, "the verification", func() (err error) {
-			verdict, err = v.verify(ctx, st, k, s, about)
+			verdict, err = v.verify(context.WithoutCancel(ctx), st, k, s, about)
 			return err
 		})
 		var undecided *UndecidedError
@@ -217,7 +199,7 @@ func (v *Verifier) Verify(ctx context.Context, s Subject) (Verdict, error) {
 }
 
 // verify is one verification, and its measurement.
-func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject, about scope) (verdict Verdict, err error) {
+func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject, about questions) (verdict Verdict, err error) {
 	// The verification that was under way when Verify looked may have ended before this one began.
 	if verdict, ok := v.cache.get(k, s.Credentials, v.now()); ok {
 		return verdict, nil
@@ -230,50 +212,17 @@ func (v *Verifier) verify(ctx context.Context, st *state, k key, s Subject, abou
 	return v.decide(ctx, st, k, s, about)
 }
 
-func (v *Verifier) decide(ctx context.Context, st *state, k key, s Subject, about scope) (Verdict, error) {
-	policies := about.policies
-	j := &judgement{subject: s, refs: st.refs, now: v.now()}
-	if asks := plan(policies, s); len(asks) > 0 {
-		leave, err := v.places.Enter(ctx, slices.Collect(maps.Values(asks))...)
-		defer leave()
-		j.found = v.gatherAll(ctx, st, asks, s, err)
-	}
-	verdict, settled, err := v.judge(ctx, j, policies)
-	if len(j.unproved) > 0 && (err != nil || !verdict.Allowed || verdict.Warn) {
-		j.proved = v.prove(ctx, j)
-		verdict, settled, err = v.judge(ctx, j, policies)
-	}
-	var undecided *UndecidedError
-	if errors.As(err, &undecided) && undecided.Verdict != nil {
-		undecided.Verdict.Revision = st.set.Revision()
-	}
-	if err != nil {
-		return Verdict{}, err
-	}
-	verdict.Revision, verdict.OtherPods = st.set.Revision(), about.others
-	// A warning is kept as briefly as a refusal: somebody is about to sign.
-	ttl := v.opts.DenyTTL
-	if verdict.Allowed && !verdict.Warn {
-		ttl = v.opts.AllowTTL
-		v.keep(j)
-	}
-	if settled {
-		v.cache.put(k, s.Credentials, verdict, v.now().Add(ttl))
-	}
-	return verdict, nil
-}
-
 // judge bounds the time of a judgement. A fetch that used up its time may still have found a good signature, so
 // judging has as much again.
-func (v *Verifier) judge(ctx context.Context, j *judgement, policies []*policy.Policy) (Verdict, bool, error) {
+func (v *Verifier) judge(ctx context.Context, j *judgement, l *layer, policies []*policy.Policy) (Verdict, bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), v.opts.FetchTimeout)
 	defer cancel()
-	return j.judge(ctx, policies, v.opts.NoMatch)
+	return j.judge(ctx, policies, l.noMatch)
 }
 
 // keep remembers what an allow rested on, if all questions were answered.
-func (v *Verifier) keep(j *judgement) {
-	if v.opts.Keeper == nil {
+func keep(keeper Keeper, j *judgement) {
+	if keeper == nil {
 		return
 	}
 	proved := map[place]*evidence.Evidence{}
@@ -289,7 +238,7 @@ func (v *Verifier) keep(j *judgement) {
 		if with, ok := proved[at]; ok {
 			ev = with
 		}
-		v.opts.Keeper.Keep(ev)
+		keeper.Keep(ev)
 	}
 }
 

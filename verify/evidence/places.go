@@ -17,7 +17,9 @@ import (
 // registry gets no more than limits.RegistryQuestions of them, so that one which takes its time over every answer
 // cannot keep the images of all others waiting. It is safe for concurrent use.
 type Places struct {
-	all *semaphore.Weighted
+	all       *semaphore.Weighted
+	most      int64 // of all, and
+	mostOfOne int64 // of one registry
 
 	mu         sync.Mutex
 	registries map[string]*registryPlaces // those that somebody is in or waits for
@@ -29,8 +31,19 @@ type registryPlaces struct {
 }
 
 // NewPlaces gives as many places as limits says, all free.
-func NewPlaces() *Places {
-	return &Places{all: semaphore.NewWeighted(limits.Questions.Max()), registries: map[string]*registryPlaces{}}
+func NewPlaces() *Places { return newPlaces(limits.Questions, limits.RegistryQuestions) }
+
+// NewClusterPlaces are the places for what the cluster's policies ask: limits.ClusterQuestions, none of which are
+// those of NewPlaces. Whoever may write policies to the API server may name a registry that never answers.
+func NewClusterPlaces() *Places {
+	return newPlaces(limits.ClusterQuestions, limits.ClusterRegistryQuestions)
+}
+
+func newPlaces(all, registry limits.Bound) *Places {
+	return &Places{
+		all: semaphore.NewWeighted(all.Max()), most: all.Max(), mostOfOne: registry.Max(),
+		registries: map[string]*registryPlaces{},
+	}
 }
 
 // places is how many a question takes: as many as it may have the material of.
@@ -41,6 +54,16 @@ func (q Question) places() int64 {
 	return 1
 }
 
+// CheckCluster returns a *limits.Exceeded if the questions about one image are more than there are places for the
+// cluster's policies.
+func CheckCluster(questions ...Question) error {
+	var n int64
+	for _, q := range questions {
+		n += q.places()
+	}
+	return limits.ClusterQuestions.Check(n)
+}
+
 // Enter waits for the places that some questions take together, which are those about one image, and as long as ctx
 // lasts. leave gives them back; it may be called once they are given, and more often. Without places the error is
 // [ErrUnavailable], and leave does nothing.
@@ -49,8 +72,8 @@ func (p *Places) Enter(ctx context.Context, questions ...Question) (leave func()
 	for _, q := range questions {
 		registry, _, _ := strings.Cut(q.Repository, "/")
 		// Never more than there are: who wants more than all is alone, and not waiting forever.
-		wanted[registry] = min(wanted[registry]+q.places(), limits.RegistryQuestions.Max())
-		total = min(total+q.places(), limits.Questions.Max())
+		wanted[registry] = min(wanted[registry]+q.places(), p.mostOfOne)
+		total = min(total+q.places(), p.most)
 	}
 	var held []func()
 	leave = sync.OnceFunc(func() {
@@ -80,7 +103,7 @@ func (p *Places) enterRegistry(ctx context.Context, registry string, n int64) (g
 	p.mu.Lock()
 	r, ok := p.registries[registry]
 	if !ok {
-		r = &registryPlaces{Weighted: semaphore.NewWeighted(limits.RegistryQuestions.Max())}
+		r = &registryPlaces{Weighted: semaphore.NewWeighted(p.mostOfOne)}
 		p.registries[registry] = r
 	}
 	r.users++

@@ -94,7 +94,7 @@ func TestWhatWasNotSavedIsNotUnsigned(t *testing.T) {
 		q := two.question()
 		change(&q)
 		e := answerTo(t, l, q)
-		if !errors.Is(e.Incomplete, ErrNotSaved) || errors.Is(e.Incomplete, ErrNotFound) || errors.Is(e.Incomplete, ErrMismatch) || e.size() != 0 {
+		if !errors.Is(e.Incomplete, ErrNotSaved) || errors.Is(e.Incomplete, ErrNotFound) || errors.Is(e.Incomplete, ErrMismatch) || e.Size() != 0 {
 			t.Errorf("%s: %+v", name, e)
 		}
 	}

@@ -168,7 +168,7 @@ func (s *Store) Keep(e *Evidence) {
 	if e.AskedAttestations || e.AskedConfig {
 		most = maxKeptAttested
 	}
-	if size := e.size(); size == 0 || size > most {
+	if size := e.Size(); size == 0 || size > most {
 		return
 	}
 	s.mu.Lock()
@@ -280,8 +280,8 @@ func (e *Evidence) question() Question {
 	}
 }
 
-// size is that of the material. Config files alone are no material: nothing is allowed for them.
-func (e *Evidence) size() int {
+// Size is that of the material, in bytes. Config files alone are no material: nothing is allowed for them.
+func (e *Evidence) Size() int {
 	n := 0
 	for _, s := range slices.Concat(e.Signatures, e.Attestations) {
 		n += len(s.Payload) + len(s.Base64Signature)

@@ -48,6 +48,11 @@ const (
 	Questions
 	// RegistryQuestions is how many of them are about images of one registry. It is a width, never an error.
 	RegistryQuestions
+	// ClusterQuestions and ClusterRegistryQuestions are the same for what policies of the cluster ask, beside those of the
+	// node's own. About one image they may not ask more than all at once: an owner's policies name as many places as the
+	// owner wants, but a stranger's would name a thousand.
+	ClusterQuestions
+	ClusterRegistryQuestions
 	// Attestation is the size of one attestation: its envelope, or the bundle that it comes in where attestations are
 	// asked for. It is not that of a signature, because a list of a large image's packages has megabytes; a third of it
 	// is base64.
@@ -159,22 +164,24 @@ var bounds = [...]struct {
 	Parallel:      {"requests at once", "requests", 8},
 	Questions:     {"images asked about at once", "images", 16},
 
-	RegistryQuestions: {"images of one registry asked about at once", "images", 12},
-	Attestation:       {"attestation size", "bytes", 16 << 20},
-	AttestedMaterial:  {"total signature material with attestations", "bytes", 64 << 20},
-	Config:            {"config file size", "bytes", 1 << 20},
-	Platforms:         {"platforms of an image", "platforms", 64},
-	Credentials:       {"credentials for one repository", "credentials", 16},
-	Saved:             {"images in one folder of saved evidence", "images", 1024},
-	LogEntries:        {"transparency log entries asked for", "entries", 256},
-	LogAnswer:         {"transparency log answer size", "bytes", 4 << 20},
-	HeldFile:          {"size of a Secret's or ConfigMap's file", "bytes", 1 << 20},
-	HeldFiles:         {"files of one Secret or ConfigMap", "files", 1024},
-	RemoteRule:        {"size of a remote rule", "bytes", 1 << 20},
-	KMSAnswer:         {"answer of a key management service", "bytes", 1 << 20},
-	KeptKey:           {"size of a kept public key", "bytes", 64 << 10},
-	TrustedRoot:       {"size of a trusted root", "bytes", 4 << 20},
-	Fetches:           {"fetches at once", "fetches", 4},
+	RegistryQuestions:        {"images of one registry asked about at once", "images", 12},
+	Attestation:              {"attestation size", "bytes", 16 << 20},
+	ClusterQuestions:         {"images asked about at once for the cluster's policies", "images", 12},
+	ClusterRegistryQuestions: {"images of one registry asked about at once for the cluster's policies", "images", 8},
+	AttestedMaterial:         {"total signature material with attestations", "bytes", 64 << 20},
+	Config:                   {"config file size", "bytes", 1 << 20},
+	Platforms:                {"platforms of an image", "platforms", 64},
+	Credentials:              {"credentials for one repository", "credentials", 16},
+	Saved:                    {"images in one folder of saved evidence", "images", 1024},
+	LogEntries:               {"transparency log entries asked for", "entries", 256},
+	LogAnswer:                {"transparency log answer size", "bytes", 4 << 20},
+	HeldFile:                 {"size of a Secret's or ConfigMap's file", "bytes", 1 << 20},
+	HeldFiles:                {"files of one Secret or ConfigMap", "files", 1024},
+	RemoteRule:               {"size of a remote rule", "bytes", 1 << 20},
+	KMSAnswer:                {"answer of a key management service", "bytes", 1 << 20},
+	KeptKey:                  {"size of a kept public key", "bytes", 64 << 10},
+	TrustedRoot:              {"size of a trusted root", "bytes", 4 << 20},
+	Fetches:                  {"fetches at once", "fetches", 4},
 
 	Certificates:     {"certificates of a trust root", "certificates", 256},
 	TUFMetadata:      {"size of a TUF metadata file", "bytes", 1 << 20},
