@@ -122,7 +122,7 @@ func (c command) flag(name string) (value []char, ok bool) {
 }
 
 // source says where a flag that sets an endpoint can be changed.
-func (c command) source(t tree, name string) (source, bool) {
+func (c command) source(name string) (source, bool) {
 	value, ok := c.flag(name)
 	if !ok {
 		return source{}, false

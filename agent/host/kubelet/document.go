@@ -23,9 +23,27 @@ type document struct {
 	root *yaml.Node
 }
 
-// parseDocument reads one KubeletConfiguration and refuses everything else: several documents, of which it would be
-// unclear which one kubelet takes, another kind, keys that are there twice.
+// parseDocument reads one KubeletConfiguration and refuses everything else.
 func parseDocument(data []byte) (document, error) {
+	d, err := parseFields(data)
+	if err != nil {
+		return document{}, err
+	}
+	for _, want := range [][2]string{{"kind", "KubeletConfiguration"}, {"apiVersion", "kubelet.config.k8s.io/v1beta1"}} {
+		value, err := d.get(want[0])
+		if err != nil {
+			return document{}, err
+		}
+		if value != want[1] {
+			return document{}, fmt.Errorf("%s is %s, not %s", want[0], shown(value), want[1])
+		}
+	}
+	return d, nil
+}
+
+// parseFields reads one object, with or without a kind: kubeadm's instance-config.yaml has none. Of several documents it
+// would be unclear which one counts.
+func parseFields(data []byte) (document, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	var node, more yaml.Node
 	if err := decoder.Decode(&node); err != nil {
@@ -34,20 +52,10 @@ func parseDocument(data []byte) (document, error) {
 	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
 		return document{}, errors.New("more than one YAML document")
 	}
-	if len(node.Content) != 1 || node.Content[0].Kind != yaml.MappingNode {
-		return document{}, errors.New("no object")
+	if len(node.Content) != 1 || node.Content[0].Kind != yaml.MappingNode || len(node.Content[0].Content) == 0 {
+		return document{}, errors.New("no object with fields")
 	}
-	d := document{data: data, root: node.Content[0]}
-	for field, want := range map[string]string{"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1"} {
-		value, err := d.get(field)
-		if err != nil {
-			return document{}, err
-		}
-		if value != want {
-			return document{}, fmt.Errorf("%s is %s, not %s", field, shown(value), want)
-		}
-	}
-	return d, nil
+	return document{data: data, root: node.Content[0]}, nil
 }
 
 // node finds a field's key and value; nil where it is not there.
@@ -88,7 +96,7 @@ func (d document) has(field string) bool {
 // parsed document anew would lose the owner's comments and order. The result is parsed and compared, so that an edit at
 // a wrong place is an error.
 func setField(data []byte, field, to string) ([]byte, error) {
-	d, err := parseDocument(data)
+	d, err := parseFields(data)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +150,7 @@ func (d document) edited(field, to string) ([]byte, error) {
 
 // inserted puts a field that is not there before the first one, indented and, in JSON, separated as that is.
 func (d document) inserted(field, to string) ([]byte, error) {
-	first := d.root.Content[0] // there is one: kind was read
+	first := d.root.Content[0]
 	at, err := d.offset(first.Line, first.Column)
 	if err != nil {
 		return nil, err

@@ -102,7 +102,9 @@ func (e *Endpoint) fill(t tree, c command) error {
 				return err
 			}
 		}
-		e.instance(t, path.Dir(text(config)))
+		if err := e.instance(t, path.Join(path.Dir(text(config)), instanceConfig)); err != nil {
+			return err
+		}
 	} else {
 		below[0] = source{words: c.origin, hand: "give kubelet a file with --config, or the flag --" + runtimeFlag + "={to}, and run this again"}
 	}
@@ -115,10 +117,10 @@ func (e *Endpoint) fill(t tree, c command) error {
 		below = d.over
 	}
 	e.runtime, e.image = below[0], below[1]
-	if s, ok := c.source(t, runtimeFlag); ok {
+	if s, ok := c.source(runtimeFlag); ok {
 		e.runtime = s
 	}
-	if s, ok := c.source(t, imageFlag); ok {
+	if s, ok := c.source(imageFlag); ok {
 		e.image = s
 	}
 	if !e.runtime.config && !e.image.config {
@@ -129,16 +131,28 @@ func (e *Endpoint) fill(t tree, c command) error {
 
 // instance adds kubeadm's own note of the endpoint, where there is one. It decides nothing today, but the next kubeadm
 // upgrade would write the runtime's own socket from it into config.yaml.
-func (e *Endpoint) instance(t tree, dir string) {
-	doc, err := readDocument(t, path.Join(dir, instanceConfig))
+func (e *Endpoint) instance(t tree, p string) error {
+	data, err := t.read(p)
+	if absent(err) {
+		return nil
+	}
 	if err != nil {
-		return // no such file, or none that kubeadm could use
+		return err
+	}
+	d, err := parseFields(data)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrByHand, p, err)
 	}
 	for _, field := range []string{runtimeField, imageField} {
-		if s, err := doc.source(field); err == nil && s.value != "" {
+		s, err := (opened{d, p}).source(field)
+		if err != nil {
+			return err
+		}
+		if s.value != "" {
 			e.also = append(e.also, s)
 		}
 	}
+	return nil
 }
 
 // opened is a KubeletConfiguration and its real path.

@@ -36,7 +36,7 @@ func findFile(t tree, f Facts, p string) (Endpoint, error) {
 	}
 	doc, notDocument := parseDocument(read)
 	if notDocument != nil {
-		return findEnv(t, c, p, read, notDocument)
+		return findEnv(c, p, read, notDocument)
 	}
 	e := Endpoint{Layout: p}
 	for i, target := range []*source{&e.runtime, &e.image} {
@@ -58,7 +58,7 @@ func findFile(t tree, f Facts, p string) (Endpoint, error) {
 }
 
 // findEnv takes the file for an environment file, in which the endpoint must be a flag.
-func findEnv(t tree, c command, p string, data []byte, notDocument error) (Endpoint, error) {
+func findEnv(c command, p string, data []byte, notDocument error) (Endpoint, error) {
 	env, err := parseEnv(p, data)
 	if err != nil {
 		return Endpoint{}, fmt.Errorf("%w: %s is neither a KubeletConfiguration (%w) nor an environment file (%w)", ErrByHand, p, notDocument, err)
@@ -72,12 +72,12 @@ func findEnv(t tree, c command, p string, data []byte, notDocument error) (Endpo
 	}
 	e := Endpoint{Layout: p}
 	var ok bool
-	if e.runtime, ok = own.source(t, runtimeFlag); !ok {
+	if e.runtime, ok = own.source(runtimeFlag); !ok {
 		return Endpoint{}, fmt.Errorf("%w: %s is no KubeletConfiguration (%w) and has no flag --%s either", ErrByHand, p, notDocument, runtimeFlag)
 	}
-	e.image, _ = own.source(t, imageFlag)
+	e.image, _ = own.source(imageFlag)
 	for _, flag := range []string{runtimeFlag, imageFlag} {
-		if in, ok := c.source(t, flag); ok && in.path != p {
+		if in, ok := c.source(flag); ok && in.path != p {
 			return Endpoint{}, fmt.Errorf("%w: %s decides, not %s; leave --kubelet away", ErrByHand, in.words, p)
 		}
 	}

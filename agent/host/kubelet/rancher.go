@@ -39,10 +39,10 @@ func findRancher(t tree, f Facts, layout string) (Endpoint, error) {
 	if len(f.Args) > 0 && known(f.Args[0]) { // RKE2's kubelet is a process of its own
 		args.words = append(args.words, running(f.Args).words...)
 	}
-	if s, ok := args.source(t, runtimeFlag); ok {
+	if s, ok := args.source(runtimeFlag); ok {
 		e.runtime = s
 	}
-	if s, ok := args.source(t, imageFlag); ok {
+	if s, ok := args.source(imageFlag); ok {
 		e.image = s
 	}
 	for _, s := range []*source{&e.runtime, &e.image} {
