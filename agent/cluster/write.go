@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -101,70 +100,29 @@ func (w *Writer) Close() error {
 // Current reads the set that current leads to, and says whether there is one. A link that leads nowhere, or elsewhere, and
 // a set that is not as Write left it are errors.
 func (w *Writer) Current() (Contents, bool, error) {
-	id, err := w.currentID()
+	id, err := currentID(w.root)
 	if err != nil || id == "" {
 		return Contents{}, false, err
 	}
-	files, err := w.read(path.Join(Sets, id))
-	if err != nil {
-		return Contents{}, false, fmt.Errorf("reading the set in force: %w", err)
-	}
-	c, err := contents(files)
+	c, err := w.readBack(path.Join(Sets, id))
 	if err != nil {
 		return Contents{}, false, fmt.Errorf("reading the set in force: %w", err)
 	}
 	return c, true, nil
 }
 
-// currentID is the name of the set that current leads to; empty: there is no link.
-func (w *Writer) currentID() (string, error) {
-	target, err := w.root.Readlink(Current)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
+func (w *Writer) readBack(folder string) (Contents, error) {
+	files, err := readSet(w.root, folder)
 	if err != nil {
-		return "", fmt.Errorf("reading which set is in force: %w", err)
+		return Contents{}, err
 	}
-	id, ok := strings.CutPrefix(target, Sets+"/")
-	if !ok || id == "" || strings.HasPrefix(id, ".") || strings.Contains(id, "/") {
-		return "", fmt.Errorf("%s leads to %.128q, which is no set", Current, target)
+	list, err := readFile(w.root, path.Join(folder, Namespaces), limits.SyncedSet.Max())
+	if err == nil {
+		files[Namespaces] = list
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return Contents{}, err
 	}
-	return id, nil
-}
-
-// read reads all regular files below a folder. There is nothing else in a set.
-func (w *Writer) read(folder string) (map[string][]byte, error) {
-	files := map[string][]byte{}
-	left := limits.SyncedSet.Max()
-	err := fs.WalkDir(w.root.FS(), folder, func(name string, e fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case e.IsDir():
-			return nil
-		case !e.Type().IsRegular():
-			return fmt.Errorf("%.128q is not a regular file", name)
-		}
-		if err := limits.SyncedFiles.Check(int64(len(files) + 1)); err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		if left -= info.Size(); left < 0 {
-			return &limits.Exceeded{Bound: limits.SyncedSet}
-		}
-		f, err := w.root.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		data, err := limits.SyncedSet.ReadAll(f)
-		files[strings.TrimPrefix(name, folder+"/")] = data
-		return err
-	})
-	return files, err
+	return contents(files)
 }
 
 // Write makes a set of c, has it checked, and puts it in force. check is given the set's folder before anybody else looks
@@ -195,7 +153,7 @@ func (w *Writer) Write(c Contents, check func(folder string) error) (string, err
 	if err := w.flush(Sets); err != nil {
 		return "", err
 	}
-	before, _ := w.currentID() // one that leads astray is replaced
+	before, _ := currentID(w.root) // one that leads astray is replaced
 	if err := w.replaceLink(path.Join(Sets, id)); err != nil {
 		return "", fmt.Errorf("putting a set in force: %w", err)
 	}

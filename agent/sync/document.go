@@ -29,17 +29,22 @@ func kindOf(resource string) string {
 
 // document makes an object's file: the bytes that were signed where it carries them, and else what its owner wrote. The
 // object is written as JSON, which YAML reads too, in one way for one content: there is no second way to quote a string.
-func document(kind string, o metav1.Object) (cluster.File, error) {
+//
+// An object whose annotation cannot be read is not one without: its owner meant another document. lenient says that
+// whoever reads it leaves out what is not signed.
+func document(kind string, o metav1.Object, lenient bool) (cluster.File, error) {
 	d := cluster.File{Kind: kind, Name: o.GetName()}
 	written, isSigned := o.GetAnnotations()[cluster.DocumentAnnotation]
 	signature, hasSignature := o.GetAnnotations()[cluster.SignatureAnnotation]
 	if isSigned && hasSignature {
 		data, err := base64.StdEncoding.DecodeString(strings.TrimSpace(written))
-		if err != nil {
+		if err == nil {
+			d.Data, d.Signature = data, []byte(signature)
+			return d, nil
+		}
+		if !lenient {
 			return d, fmt.Errorf("annotation %s: not base64: make it with cosentry policy signed", cluster.DocumentAnnotation)
 		}
-		d.Data, d.Signature = data, []byte(signature)
-		return d, nil
 	}
 	u, ok := o.(*unstructured.Unstructured)
 	if !ok {

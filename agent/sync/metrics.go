@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -64,7 +65,7 @@ func (m *Metrics) round(b *built, wrote string, err error, refs map[reference]*w
 	if wrote != "" {
 		m.written.Inc()
 	}
-	if err == errNotYet {
+	if errors.Is(err, errNotYet) {
 		return
 	}
 	inForce := b.now

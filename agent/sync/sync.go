@@ -63,7 +63,11 @@ type Options struct {
 	Dir string
 	// Load loads the set in a folder just as an agent would, and fails where the agent would.
 	Load func(folder string) error
-	Log  *slog.Logger
+	// Signed says that agents take only signed documents (clusterPolicies.publicKey). They take neither Secrets nor
+	// ConfigMaps of the cluster then, so none are read; and what is not signed is no reason not to go on, because they
+	// leave it out.
+	Signed bool
+	Log    *slog.Logger
 }
 
 // Sync brings the cluster's documents to a node.

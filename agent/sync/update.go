@@ -42,7 +42,6 @@ type built struct {
 	there bool             // there is a set in force
 	next  cluster.Contents
 	views map[string]view
-	refs  map[reference]keys
 	held  map[string]int // documents that stay although the API server does not tell of them, by resource
 	// unsure says why the node's copy may not be what the cluster holds.
 	unsure []string
@@ -86,7 +85,7 @@ func (s *Sync) documents(b *built) error {
 		v, kind := b.views[name], kindOf(name)
 		if v.known {
 			for id, o := range v.objects {
-				d, err := document(kind, o)
+				d, err := document(kind, o, s.o.Signed)
 				if err != nil {
 					return fmt.Errorf("%s %s: %w", kind, id.Name, err)
 				}
@@ -159,22 +158,34 @@ const definitionLimit = 10 * time.Second
 // put writes what differs from the set in force, with what its policies refer to. It returns the name of the set that it
 // wrote.
 func (s *Sync) put(b *built) (string, error) {
+	if !s.o.Signed {
+		if err := s.refer(b); err != nil {
+			return "", err
+		}
+	}
+	if b.there && b.next.Equal(b.now) {
+		return "", nil
+	}
+	return s.writer.Write(b.next, s.o.Load)
+}
+
+// refer adds what the documents refer to.
+func (s *Sync) refer(b *built) error {
 	found, err := s.parse(b.next.Documents)
 	if err != nil {
-		return "", err
+		return err
 	}
 	refs, err := references(found)
 	if err != nil {
-		return "", err
+		return err
 	}
-	b.refs = refs
 	s.follow(refs)
 	held, waiting, err := s.collect(refs, b.now)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if waiting {
-		return "", errNotYet
+		return errNotYet
 	}
 	b.next.Secrets, b.next.ConfigMaps = held.Secrets, held.ConfigMaps
 	for r := range refs {
@@ -186,10 +197,7 @@ func (s *Sync) put(b *built) (string, error) {
 			b.seen = v.seen
 		}
 	}
-	if b.there && b.next.Equal(b.now) {
-		return "", nil
-	}
-	return s.writer.Write(b.next, s.o.Load)
+	return nil
 }
 
 // say logs what a round came to, once.

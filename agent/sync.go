@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/cosentry/cosentry/agent/cluster"
+	"github.com/cosentry/cosentry/agent/sight"
+	"github.com/cosentry/cosentry/agent/sync"
+	"github.com/cosentry/cosentry/verify/policy"
+)
+
+func syncCommand() *cobra.Command {
+	var dir, listen, kubeconfig string
+	cmd := &cobra.Command{
+		Use:   "sync",
+		Short: "Bring the cluster's policies to this node",
+		Long: `Watch ClusterImagePolicies, TrustRoots, the Secrets and ConfigMaps that these name, and namespaces, and write them to
+a folder that the agent reads (clusterPolicies.dir of the settings). What comes from there can only add restrictions to
+the node's own policies. The folder only ever changes to what the API server said in as many words and what loads: an
+API server that is gone, a kind that was removed or may not be read, and an object that an agent could not load leave it
+as it was.
+
+It runs in a pod of the DaemonSet, as the pod's service account, until SIGTERM. Of the settings it goes by
+clusterPolicies.publicKey and log.`,
+		Example: "  cosentry sync --dir /cluster\n  cosentry sync --kubeconfig ~/.kube/config --dir /tmp/cluster",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			surviveSignals()
+			path, err := settingsPath(cmd)
+			if err != nil {
+				return err
+			}
+			c, log, err := settingsForRun(path, os.Stderr)
+			if err != nil {
+				return err
+			}
+			keys, err := cluster.ParseKeys("")
+			if err != nil {
+				return err
+			}
+			_ = c
+			config, err := apiServer(kubeconfig)
+			if err != nil {
+				return err
+			}
+			return bring(cmd.Context(), config, dir, listen, keys, log)
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", cluster.DefaultDir, "folder to write to")
+	cmd.Flags().StringVar(&listen, "listen", ":9479", "address of /metrics and /healthz; empty: none")
+	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "file that says where the API server is (default: the pod's service account)")
+	return cmd
+}
+
+// apiServer is how the API server is reached.
+func apiServer(kubeconfig string) (c *rest.Config, err error) {
+	if kubeconfig == "" {
+		c, err = rest.InClusterConfig()
+	} else {
+		c, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("finding the API server (outside of a pod, name a file with --kubeconfig): %w", err)
+	}
+	return c, nil
+}
+
+// bring syncs until ctx ends.
+func bring(ctx context.Context, c *rest.Config, dir, listen string, keys []policy.PublicKey, log *slog.Logger) error {
+	api, err := sync.NewAPI(c, "cosentry/"+buildVersion())
+	if err != nil {
+		return err
+	}
+	s, err := sync.New(ctx, sync.Options{
+		API: api, Dir: dir, Signed: keys != nil, Log: log,
+		Load: func(folder string) error {
+			_, err := cluster.LoadSet(ctx, folder, keys)
+			return err
+		},
+	})
+	if err != nil {
+		return err
+	}
+	log.Info("bringing the cluster's documents", "dir", dir, "apiServer", c.Host, "version", buildVersion())
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.Run(ctx) })
+	if listen != "" {
+		group.Go(func() error { return sight.ServeHandler(ctx, listen, s.Handler(), log) })
+	}
+	return group.Wait()
+}
