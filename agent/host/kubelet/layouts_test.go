@@ -50,6 +50,11 @@ func TestLayouts(t *testing.T) {
 				"/etc/default/kubelet": "# extra\nKUBELET_EXTRA_ARGS='--container_runtime_endpoint " + ours + " --v=4'\n",
 			},
 		},
+		"of a flag that is there twice the last one counts": {
+			facts: gke(), found: GKE, was: "unix:///run/b.sock",
+			tree: map[string]string{"/etc/default/kubelet": "KUBELET_OPTS=\"--container-runtime-endpoint=/run/a.sock --v=2 --container-runtime-endpoint=/run/b.sock\"\n"},
+			now:  map[string]string{"/etc/default/kubelet": "KUBELET_OPTS=\"--container-runtime-endpoint=/run/a.sock --v=2 --container-runtime-endpoint=" + ours + "\"\n"},
+		},
 		"an endpoint of its own for images is a hole and is changed too": {
 			facts: kubeadm(), found: Kubeadm, was: plain,
 			tree: map[string]string{
