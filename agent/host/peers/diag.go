@@ -16,10 +16,12 @@ const (
 	showName = 1 << 0
 	showVFS  = 1 << 1
 	showPeer = 1 << 2
+	showWait = 1 << 3
 
 	attrName = 0
 	attrVFS  = 1
 	attrPeer = 2
+	attrWait = 3
 
 	stateListen = 10 // TCP_LISTEN, also of unix sockets
 
@@ -34,6 +36,9 @@ type sock struct {
 	name   string // the path that it, or the listening one it came of, was bound to
 	file   file   // of that path; zero if it has none
 	peer   uint32 // the inode of the socket at the other end
+	// waiting are the inodes of the clients of a listening socket that it has not yet accepted. The kernel lists no
+	// socket of the listener's for these.
+	waiting []uint32
 }
 
 // file is a socket's file, as the kernel numbers it.
@@ -85,7 +90,7 @@ func request() []byte {
 	r := b[unix.SizeofNlMsghdr:]
 	r[0] = unix.AF_UNIX
 	h.PutUint32(r[4:], ^uint32(0)) // in every state
-	h.PutUint32(r[12:], showName|showVFS|showPeer)
+	h.PutUint32(r[12:], showName|showVFS|showPeer|showWait)
 	return b
 }
 
@@ -139,6 +144,10 @@ func parse(b []byte) (s sock, err error) {
 			s.file = file{h.Uint32(value), h.Uint32(value[4:])}
 		case kind == attrPeer && len(value) >= 4:
 			s.peer = h.Uint32(value)
+		case kind == attrWait:
+			for ; len(value) >= 4; value = value[4:] {
+				s.waiting = append(s.waiting, h.Uint32(value))
+			}
 		}
 		b = b[min(align(size), len(b)):]
 	}

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cosentry/cosentry/agent/host/kubelet"
 )
 
 // Process is what the kernel says of a process, in the words of systemd where it is a unit's.
@@ -46,13 +48,9 @@ type Process struct {
 // ErrGone is the error for a process that has ended, or whose number another has by now.
 var ErrGone = errors.New("the process has ended")
 
-// kubeletUnits are the units in which kubelets run: the distributions' own, and those of k3s and RKE2, in which one process is
-// kubelet and more.
-var kubeletUnits = []string{"kubelet.service", "k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service"}
-
 // IsKubelet reports whether the process is kubelet for certain: root's, and in kubelet's own unit.
 func (p Process) IsKubelet() bool {
-	return p.UID == 0 && !p.Pod && slices.Contains(kubeletUnits, p.Unit)
+	return p.UID == 0 && !p.Pod && slices.Contains(kubelet.Units(), p.Unit)
 }
 
 // MayBeKubelet reports whether the process looks like a kubelet, by its unit or, outside of pods, by its program's name.

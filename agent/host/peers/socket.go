@@ -72,10 +72,14 @@ func Inspect(ctx context.Context, hostRoot, path string) (Socket, error) {
 		case !its(s):
 		case s.listen:
 			listening[s.inode] = true
+			for _, inode := range s.waiting {
+				connected[inode] = true
+			}
 		case s.peer != 0:
 			connected[s.peer] = true
 		}
 	}
+	delete(connected, 0)
 	found := Socket{Partial: partial}
 	found.hold(proc, processes, listening, connected)
 	return found, nil
