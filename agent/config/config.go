@@ -24,20 +24,21 @@ type Config struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string `yaml:"kind"`
 
-	Mode         Mode         `yaml:"mode"`
-	Node         string       `yaml:"node"`
-	Listen       string       `yaml:"listen"`
-	Runtime      Runtime      `yaml:"runtime"`
-	Policies     Policies     `yaml:"policies"`
-	Namespaces   Namespaces   `yaml:"namespaces"`
-	Trust        Trust        `yaml:"trust"`
-	Verification Verification `yaml:"verification"`
-	Cache        Cache        `yaml:"cache"`
-	Registry     Registry     `yaml:"registry"`
-	Evidence     Evidence     `yaml:"evidence"`
-	Audit        Audit        `yaml:"audit"`
-	HTTP         HTTP         `yaml:"http"`
-	Log          Log          `yaml:"log"`
+	Mode            Mode            `yaml:"mode"`
+	Node            string          `yaml:"node"`
+	Listen          string          `yaml:"listen"`
+	Runtime         Runtime         `yaml:"runtime"`
+	Policies        Policies        `yaml:"policies"`
+	ClusterPolicies ClusterPolicies `yaml:"clusterPolicies"`
+	Namespaces      Namespaces      `yaml:"namespaces"`
+	Trust           Trust           `yaml:"trust"`
+	Verification    Verification    `yaml:"verification"`
+	Cache           Cache           `yaml:"cache"`
+	Registry        Registry        `yaml:"registry"`
+	Evidence        Evidence        `yaml:"evidence"`
+	Audit           Audit           `yaml:"audit"`
+	HTTP            HTTP            `yaml:"http"`
+	Log             Log             `yaml:"log"`
 }
 
 // Mode says what a refusal does.

@@ -16,6 +16,13 @@ import (
 
 const head = "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\n"
 
+// pemKey is somebody's public key.
+const pemKey = `-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEBI9e0YBvrSiWykmUvJV91hj82o3T
+DXoFe07ohVkMywQYyXgsk5quGYDF8O6LBCpeukkjzxyY+S9eH5fYSovr2g==
+-----END PUBLIC KEY-----
+`
+
 func TestDefaultsAreValid(t *testing.T) {
 	c, err := Parse([]byte(head))
 	if err != nil {
@@ -36,6 +43,13 @@ node: n1
 listen: /run/a.sock
 runtime: {endpoint: unix:///run/b.sock, type: cri, namespace: ns, unknownMethods: forward}
 policies: {dir: /p, noMatch: warn}
+clusterPolicies:
+  dir: /c
+  publicKey: |
+    -----BEGIN PUBLIC KEY-----
+    MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEBI9e0YBvrSiWykmUvJV91hj82o3T
+    DXoFe07ohVkMywQYyXgsk5quGYDF8O6LBCpeukkjzxyY+S9eH5fYSovr2g==
+    -----END PUBLIC KEY-----
 namespaces: {enforce: [prod, "team-*"], exempt: [kube-system], file: /n}
 trust: {dir: /t, cacheDir: /u, refresh: 3h, updatePublicGood: false, roots: [{name: corp, file: /r.json}]}
 verification: {createTimeout: 5s, pullTimeout: 6s}
@@ -51,17 +65,18 @@ log: {format: text, level: debug}
 	}
 	want := Config{
 		APIVersion: APIVersion, Kind: Kind, Mode: Observe, Node: "n1", Listen: "/run/a.sock",
-		Runtime:      Runtime{"/run/b.sock", "cri", "ns", "forward"},
-		Policies:     Policies{"/p", "warn"},
-		Namespaces:   Namespaces{Scope{Globs: Globs{"prod", "team-*"}}, Globs{"kube-system"}, "/n"},
-		Trust:        Trust{"/t", "/u", Duration(3 * time.Hour), false, RootFiles{{"corp", "/r.json"}}},
-		Verification: Verification{Duration(5 * time.Second), Duration(6 * time.Second)},
-		Cache:        Cache{7, Duration(8 * time.Minute), Duration(9 * time.Second)},
-		Registry:     Registry{"/h:/i", "/d"},
-		Evidence:     Evidence{"/e", 2},
-		Audit:        Audit{"/a", 1 << 20, 3, true},
-		HTTP:         HTTP{"[::1]:1"},
-		Log:          Log{"text", "debug"},
+		Runtime:         Runtime{"/run/b.sock", "cri", "ns", "forward"},
+		Policies:        Policies{"/p", "warn"},
+		ClusterPolicies: ClusterPolicies{"/c", pemKey},
+		Namespaces:      Namespaces{Scope{Globs: Globs{"prod", "team-*"}}, Globs{"kube-system"}, "/n"},
+		Trust:           Trust{"/t", "/u", Duration(3 * time.Hour), false, RootFiles{{"corp", "/r.json"}}},
+		Verification:    Verification{Duration(5 * time.Second), Duration(6 * time.Second)},
+		Cache:           Cache{7, Duration(8 * time.Minute), Duration(9 * time.Second)},
+		Registry:        Registry{"/h:/i", "/d"},
+		Evidence:        Evidence{"/e", 2},
+		Audit:           Audit{"/a", 1 << 20, 3, true},
+		HTTP:            HTTP{"[::1]:1"},
+		Log:             Log{"text", "debug"},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -78,6 +93,10 @@ func TestFaultsAreNamed(t *testing.T) {
 		"key in another case":              {head + "Mode: observe\n", "unknown setting Mode"},
 		"repeated key":                     {head + "mode: enforce\nmode: observe\n", "line 4: mapping key \"mode\" already defined"},
 		"second document":                  {head + "---\n" + head, "more than one document"},
+		"a relative folder of the cluster": {head + "clusterPolicies: {dir: cluster}\n", "clusterPolicies.dir: \"cluster\" is not an absolute path"},
+		"a key that nothing asks for":      {head + "clusterPolicies:\n  publicKey: |\n    " + strings.ReplaceAll(pemKey, "\n", "\n    ") + "\n", "clusterPolicies.publicKey: is of no use"},
+		"a key that is no key":             {head + "clusterPolicies: {dir: /c, publicKey: /etc/key.pub}\n", "clusterPolicies.publicKey: \"/etc/key.pub\" is not part of a PEM block"},
+		"a private key":                    {head + "clusterPolicies:\n  dir: /c\n  publicKey: |\n    -----BEGIN EC PRIVATE KEY-----\n    AAAA\n    -----END EC PRIVATE KEY-----\n", "clusterPolicies.publicKey"},
 		"mode misspelt":                    {head + "mode: enforced\n", `mode: "enforced" is not one of enforce, observe`},
 		"noMatch misspelt":                 {head + "policies: {noMatch: Deny}\n", "policies.noMatch"},
 		"relative path":                    {head + "listen: c.sock\n", "listen: \"c.sock\" is not an absolute path"},

@@ -121,6 +121,7 @@ func (c *Config) validate() error {
 	oneOf("runtime.unknownMethods", c.Runtime.UnknownMethods, "refuse", "forward")
 	path("policies.dir", c.Policies.Dir)
 	oneOf("policies.noMatch", c.Policies.NoMatch, "deny", "warn", "allow")
+	c.ClusterPolicies.validate(fault, path)
 	c.Namespaces.validate(fault, path)
 	c.Trust.validate(fault, path)
 	within("verification.createTimeout", time.Duration(c.Verification.CreateTimeout), 100*time.Millisecond, kubeletTimeout-10*time.Second)
