@@ -1,0 +1,74 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockWait is how long another run is waited for. It holds the lock for as long as an installation takes, so waiting longer
+// would be of no use, but a container that is replaced ends a moment after its successor begins.
+const lockWait = 10 * time.Second
+
+// lock keeps installations and uninstallations of one host apart, on the host's own file system, so that it holds between
+// containers as well. The folder is root's alone: whoever can open a file can hold its lock.
+func (h *Host) lock(ctx context.Context) (unlock func(), err error) {
+	if _, err := h.tree.MakeDir(InstallDir, 0o700); err != nil {
+		return nil, err
+	}
+	here, err := h.tree.Path(lockFile)
+	if err != nil {
+		return nil, err
+	}
+	var f *os.File
+	err = wait(ctx, lockWait, func(context.Context) error {
+		f, err = tryLock(here)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	who := fmt.Sprintf("%s, process %d, since %s\n", h.o.Version, os.Getpid(), time.Now().UTC().Format(time.RFC3339))
+	if err := f.Truncate(0); err == nil {
+		_, _ = io.WriteString(f, who) // for people; the lock is what counts
+	}
+	return func() { f.Close() }, nil
+}
+
+// tryLock locks the file at here, unless it was removed between: an uninstallation removes it, and a lock on a file that is gone
+// keeps nobody away.
+func tryLock(here string) (_ *os.File, err error) {
+	f, err := os.OpenFile(here, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the lock of installations: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder := make([]byte, 128)
+		n, _ := f.ReadAt(holder, 0)
+		return nil, fmt.Errorf("another installation or uninstallation is under way on this host (%s); try again when it has ended",
+			strings.TrimSpace(string(holder[:n])))
+	}
+	own, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	there, err := os.Lstat(here)
+	if err != nil {
+		return nil, err
+	}
+	if !os.SameFile(own, there) {
+		return nil, errors.New("the lock of installations was removed while it was taken")
+	}
+	return f, nil
+}

@@ -1,0 +1,91 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cosentry/cosentry/systemd"
+)
+
+// proveAgent makes sure that on the agent's socket the runtime answers, that what answers is the binary b, and that an unsigned image
+// comes to an end there. kubelet has not been touched.
+func (h *Host) proveAgent(ctx context.Context, f Facts, b Binary) error {
+	here, err := h.tree.Path(f.Socket)
+	if err != nil {
+		return err
+	}
+	err = wait(ctx, h.o.Wait, func(ctx context.Context) error {
+		u, err := h.o.Systemd.Unit(ctx, systemd.Service)
+		if err != nil {
+			return err
+		}
+		if u.Active != "active" {
+			return fmt.Errorf("%s is %s (%s)", systemd.Service, u.Active, u.Result)
+		}
+		if running := h.running(u.MainPID); running != b.Path {
+			return fmt.Errorf("%s runs %q and not %s", systemd.Service, running, b.Path)
+		}
+		a, err := ask(ctx, here)
+		if err != nil {
+			return fmt.Errorf("on %s: %w", f.Socket, err)
+		}
+		if a.name() != f.Runtime.Name || a.version != f.Runtime.Version {
+			return fmt.Errorf("on %s %.64s %.64s answers, and the runtime is %s %s", f.Socket, a.runtime, a.version, f.Runtime.Name, f.Runtime.Version)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("proving that the agent answers for the runtime: %w", err)
+	}
+	if err := h.o.Proofs.Canary(ctx, here); err != nil {
+		return fmt.Errorf("proving that the agent meets an unsigned image: %w", err)
+	}
+	return nil
+}
+
+// proveKubelet makes sure that kubelet runs, is well if it ever said so, and is connected to socket unless that is empty.
+func (h *Host) proveKubelet(ctx context.Context, unit string, healthy bool, socket string) error {
+	pid := 0
+	err := wait(ctx, h.o.Wait, func(ctx context.Context) error {
+		u, err := h.o.Systemd.Unit(ctx, unit)
+		if err != nil {
+			return err
+		}
+		if u.Active != "active" || u.MainPID == 0 {
+			return fmt.Errorf("%s is %s (%s)", unit, u.Active, u.Result)
+		}
+		if u.MainPID != pid { // one that ends and is started again and again is not well
+			pid = u.MainPID
+			return fmt.Errorf("%s was started a moment ago", unit)
+		}
+		if healthy {
+			if err := h.o.Proofs.Healthy(ctx); err != nil {
+				return err
+			}
+		}
+		if socket == "" {
+			return nil
+		}
+		return h.connected(ctx, socket, unit)
+	})
+	if err != nil {
+		return fmt.Errorf("proving that kubelet is well: %w", err)
+	}
+	return nil
+}
+
+// connected returns nil if a process of kubelet's unit is a client of the agent's socket.
+func (h *Host) connected(ctx context.Context, socket, unit string) error {
+	yes, err := h.o.Proofs.Connected(ctx, socket, unit)
+	if err != nil {
+		return fmt.Errorf("it cannot be told whether kubelet is connected to the agent: %w", err)
+	}
+	if !yes {
+		return errBypassed
+	}
+	return nil
+}
+
+// errBypassed says that kubelet is known not to be a client of the agent.
+var errBypassed = errors.New("kubelet is not connected to the agent")

@@ -1,0 +1,266 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/cosentry/cosentry/agent/config"
+	"github.com/cosentry/cosentry/agent/host/files"
+	"github.com/cosentry/cosentry/agent/host/kubelet"
+	"github.com/cosentry/cosentry/systemd"
+)
+
+// Uninstall takes cosentry off the host: kubelet goes back to the runtime and proves that it runs there, then the agent goes, then
+// the files. The owner's settings and the audit log stay unless purge. It can be done again, after an installation that was stopped
+// halfway as well, and without a state as far as the host itself tells what to do.
+func (h *Host) Uninstall(ctx context.Context, purge bool) error {
+	if err := h.isHost(ctx, &Facts{}); err != nil {
+		return err
+	}
+	unlock, err := h.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s, err := h.loadOrBegin()
+	if err != nil {
+		return err
+	}
+	if s.Phase != "" {
+		s.Phase = Uninstalling
+		if err := h.save(&s); err != nil {
+			return err
+		}
+	}
+	if err := h.kubeletBack(ctx, &s); err != nil {
+		return fmt.Errorf("giving kubelet its runtime back: %w; the agent stays, so that the node keeps working", err)
+	}
+	if err := h.stopAgent(ctx); err != nil {
+		return fmt.Errorf("stopping the agent: %w", err)
+	}
+	if err := h.removeFiles(ctx, s, purge); err != nil {
+		return err
+	}
+	h.say("uninstalled: kubelet uses the runtime itself")
+	return nil
+}
+
+// kubeletBack has kubelet use the runtime's own socket, and restarts it if it used the agent's.
+func (h *Host) kubeletBack(ctx context.Context, s *State) error {
+	var f Facts
+	if err := h.lookAtKubelet(ctx, &f); err != nil {
+		if s.Phase == "" && errors.Is(err, kubelet.ErrByHand) {
+			h.say("warning: %v", err)
+			return nil // nothing was installed, so nothing of it was changed
+		}
+		return err
+	}
+	restart := s.Kubelet.Restart || h.usesAgent(ctx, f)
+	changed, err := h.restoreKubelet(ctx, s, f)
+	if err != nil {
+		return err
+	}
+	dropin := path.Join(systemd.Dir, f.KubeletUnit+".d", systemd.DropIn)
+	there, err := h.tree.Exists(dropin)
+	if err != nil {
+		return err
+	}
+	if there {
+		h.say("kubelet: removing %s", dropin)
+		if err := h.tree.Remove(dropin); err != nil {
+			return err
+		}
+	}
+	if changed || there {
+		if err := h.o.Systemd.Reload(ctx); err != nil {
+			return err
+		}
+	}
+	if err := h.lookAtKubelet(ctx, &f); err != nil {
+		return err
+	}
+	if ours(f.Endpoint.Runtime) || ours(f.Endpoint.Image) {
+		return fmt.Errorf("kubelet's endpoint is still %s (%s)", f.Endpoint.Runtime, f.Endpoint.Source)
+	}
+	if !restart && !changed {
+		return nil
+	}
+	h.say("kubelet: restarting %s", f.KubeletUnit)
+	if err := h.o.Systemd.Restart(ctx, f.KubeletUnit); err != nil {
+		return err
+	}
+	return h.proveKubelet(ctx, f.KubeletUnit, s.Kubelet.Healthy, "")
+}
+
+// usesAgent says whether the kubelet that runs is a client of an agent's socket. What cannot be told is no: whoever uses the
+// socket also has it in its settings, which are looked at by themselves.
+func (h *Host) usesAgent(ctx context.Context, f Facts) bool {
+	for name := range runtimes {
+		if h.connected(ctx, systemd.SocketPath(name), f.KubeletUnit) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// restoreKubelet puts kubelet's files back: byte for byte where they are as they were written, and by the inverse edit where somebody
+// else changed them since, or nothing is known of how they were.
+func (h *Host) restoreKubelet(ctx context.Context, s *State, f Facts) (changed bool, err error) {
+	for _, r := range s.Files {
+		if r.Stage != stageKubelet {
+			continue
+		}
+		now, err := h.tree.Read(r.Path)
+		if err != nil {
+			return changed, err
+		}
+		if !r.wrote(now, "") {
+			continue
+		}
+		before, err := h.before(r)
+		if err != nil {
+			h.say("warning: %v", err)
+			continue
+		}
+		if before != nil && strings.Contains(string(before), socketDir+"/") {
+			continue // the host was one on which cosentry had been before
+		}
+		c := files.Change{Path: r.Path, Before: now, After: before}
+		if r.Before != nil {
+			c.Mode = r.Before.Mode
+		}
+		h.say("kubelet: putting %s back", r.Path)
+		if err := h.tree.Apply(c); err != nil {
+			return changed, err
+		}
+		changed = true
+	}
+	if changed {
+		if err := h.lookAtKubelet(ctx, &f); err != nil {
+			return changed, err
+		}
+	}
+	if !ours(f.Endpoint.Runtime) && !ours(f.Endpoint.Image) {
+		return changed, nil
+	}
+	socket, err := h.behind(*s)
+	if err != nil {
+		return changed, err
+	}
+	edits, err := f.Endpoint.Changes(socket)
+	if err != nil {
+		return changed, err
+	}
+	for _, c := range edits {
+		h.say("kubelet: %s names %s again", c.Path, socket)
+		if err := h.tree.Apply(c); err != nil {
+			return changed, err
+		}
+		changed = true
+	}
+	return changed, nil
+}
+
+// behind is the runtime's socket, as the state, the settings or the socket's name tell it.
+func (h *Host) behind(s State) (string, error) {
+	if s.Runtime.Socket != "" {
+		return s.Runtime.Socket, nil
+	}
+	for _, p := range []string{ConfigFile, path.Join(keptDir, path.Base(ConfigFile))} {
+		data, err := h.tree.Read(p)
+		if err != nil {
+			return "", err
+		}
+		if data == nil {
+			continue
+		}
+		if c, err := config.Parse(data); err == nil {
+			return c.Runtime.Endpoint, nil
+		}
+	}
+	for _, socket := range sockets {
+		if there, err := h.tree.Exists(socket); err == nil && there {
+			return socket, nil
+		}
+	}
+	return "", errors.New("nothing says which socket the runtime is on: write it where kubelet takes its endpoint from, and try again")
+}
+
+// stopAgent stops the socket first, so that nothing starts the service again. What is not there is stopped.
+func (h *Host) stopAgent(ctx context.Context) error {
+	sd := h.o.Systemd
+	if err := errors.Join(sd.Stop(ctx, systemd.Socket), sd.Stop(ctx, systemd.Service)); err != nil {
+		return err
+	}
+	h.say("agent: stopped")
+	return sd.Disable(ctx, systemd.Service, systemd.Socket)
+}
+
+// removeFiles removes what is cosentry's, the state last: whatever this is stopped at, it can be done again.
+func (h *Host) removeFiles(ctx context.Context, s State, purge bool) error {
+	paths := []string{path.Join(systemd.Dir, systemd.Service), path.Join(systemd.Dir, systemd.Socket)}
+	for _, dir := range binDirs {
+		paths = append(paths, path.Join(dir, "cosentry"))
+	}
+	for _, r := range s.Files {
+		if r.Stage == stageUnit || r.Stage == stageLink {
+			paths = append(paths, r.Path)
+		}
+	}
+	if to, err := h.tree.Readlink(commandLink); err == nil && h.ownLink(to) {
+		paths = append(paths, commandLink)
+	}
+	for _, p := range slices.Compact(slices.Sorted(slices.Values(paths))) {
+		if err := h.tree.Remove(p); err != nil {
+			return err
+		}
+	}
+	if err := h.o.Systemd.Reload(ctx); err != nil {
+		return err
+	}
+	for _, dir := range binDirs {
+		h.prune(dir)
+	}
+	if err := h.tree.RemoveAll(socketDir); err != nil {
+		return err
+	}
+	if purge {
+		for _, dir := range []string{configDir, auditDir} {
+			h.say("files: removing %s", dir)
+			if err := h.tree.RemoveAll(dir); err != nil {
+				return err
+			}
+		}
+	}
+	return h.removeState(s.Folders)
+}
+
+// ownLink says whether a link leads to where an installation has its binary.
+func (h *Host) ownLink(to string) bool {
+	for _, dir := range binDirs {
+		if to == path.Join(dir, "cosentry") {
+			return true
+		}
+	}
+	return false
+}
+
+// removeState removes what the agent and its installations keep for themselves, and the folders that were made if nothing is in them.
+// Those that are there whether or not a state tells so are tried too.
+func (h *Host) removeState(folders []string) error {
+	if err := h.tree.RemoveAll(stateDir); err != nil {
+		return err
+	}
+	all := append(slices.Clone(folders), "/opt/cosentry", "/opt/cosentry/bin", configDir, PoliciesDir)
+	slices.Sort(all)
+	for _, dir := range slices.Backward(slices.Compact(all)) {
+		if err := h.tree.RemoveEmpty(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}

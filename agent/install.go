@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cosentry/cosentry/agent/canary"
+	"github.com/cosentry/cosentry/agent/config"
+	"github.com/cosentry/cosentry/agent/host"
+	"github.com/cosentry/cosentry/agent/host/kubelet"
+	"github.com/cosentry/cosentry/agent/host/peers"
+	"github.com/cosentry/cosentry/systemd/manager"
+)
+
+// hostFlags are those of every command that works on a host.
+type hostFlags struct {
+	root, runtime, kubelet   string
+	mode, settings, policies string
+	healthz                  string
+}
+
+func (f *hostFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.root, "host-root", "/", "where the host's root is mounted")
+	cmd.Flags().StringVar(&f.kubelet, "kubelet", kubelet.Auto, "how this host's kubelet is told its runtime: auto, kubeadm, kind, gke, k3s, rke2, eks, config-dir or the absolute path of the file")
+	cmd.Flags().StringVar(&f.healthz, "kubelet-healthz", "http://127.0.0.1:10248/healthz", "where kubelet says that it is well")
+	f.runtime, f.mode = "auto", string(config.Observe)
+}
+
+// addInstall adds the flags of commands that install.
+func (f *hostFlags) addInstall(cmd *cobra.Command) {
+	f.add(cmd)
+	cmd.Flags().StringVar(&f.runtime, "runtime", "auto", "the runtime: auto, containerd or crio")
+	cmd.Flags().StringVar(&f.mode, "mode", string(config.Observe), "mode of settings that are made new: observe or enforce")
+	cmd.Flags().StringVar(&f.settings, "settings", "", "settings file for a host that has none, or has an earlier one that nobody changed")
+	cmd.Flags().StringVar(&f.policies, "policies", "", "folder of policies for a host's first installation")
+	cmd.MarkFlagsMutuallyExclusive("mode", "settings")
+}
+
+func installCommand() *cobra.Command {
+	var f hostFlags
+	var dryRun bool
+	var binary string
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "install",
+		Short: "Put cosentry between this host's kubelet and its runtime",
+		Long: `Put this binary, its settings and its units on the host, start the agent, prove that it answers for
+the runtime and meets an unsigned image, point kubelet at it, and prove that kubelet is well and uses it.
+What fails is put back. What is as it should be is left alone, so it can be done again at any time; with another
+binary it is an upgrade, which restarts the agent and keeps its socket. Settings and policies of the owner's are
+never overwritten; new settings say mode observe, which refuses nothing.
+Exit status: 0 installed, 2 not installed.`,
+		Example: "  cosentry install --dry-run\n  cosentry install\n  cosentry install --host-root /host --settings /config/config.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			o, err := f.options(ctx, cmd.OutOrStdout())
+			if err != nil {
+				return err
+			}
+			if binary != "" {
+				if o.Binary, o.Version, err = another(ctx, binary); err != nil {
+					return err
+				}
+			}
+			h, err := host.New(o)
+			if err != nil {
+				return err
+			}
+			defer h.Close()
+			if !dryRun {
+				return h.Install(ctx)
+			}
+			p, err := h.Plan(ctx)
+			if err != nil {
+				return err
+			}
+			return p.Print(cmd.OutOrStdout())
+		},
+	}
+	f.addInstall(cmd)
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be done, with the diff of every file, and do nothing")
+	cmd.Flags().StringVar(&binary, "binary", "", "install this file instead of the binary that runs")
+	cmd.Flags().DurationVar(&timeout, "timeout", 8*time.Minute, "give up after this, and put back what was changed")
+	return cmd
+}
+
+// options are those that the flags ask for, with this host's systemd and proofs on this host.
+func (f *hostFlags) options(ctx context.Context, out io.Writer) (host.Options, error) {
+	for _, c := range []struct {
+		flag, value string
+		allowed     []string
+	}{
+		{"runtime", f.runtime, []string{"auto", "containerd", "crio"}},
+		{"mode", f.mode, []string{string(config.Observe), string(config.Enforce)}},
+	} {
+		if !strings.Contains(" "+strings.Join(c.allowed, " ")+" ", " "+c.value+" ") {
+			return host.Options{}, fmt.Errorf("--%s %s: not one of %s", c.flag, c.value, strings.Join(c.allowed, ", "))
+		}
+	}
+	root, err := filepath.Abs(f.root)
+	if err != nil {
+		return host.Options{}, err
+	}
+	sd, err := manager.Dial(ctx, root)
+	if err != nil {
+		return host.Options{}, fmt.Errorf("%w; in a container, mount the host's root and name it with --host-root", err)
+	}
+	return host.Options{
+		Root: root, Runtime: f.runtime, Kubelet: f.kubelet, Mode: f.mode,
+		Binary: "/proc/self/exe", Version: buildVersion(), Settings: f.settings, Policies: f.policies,
+		Systemd: sd, Proofs: proofs{root: root, healthz: f.healthz}, Out: out,
+	}, nil
+}
+
+// proofs finds out on a host whose root is at root, in whose network namespace this is, what an installation has to show.
+type proofs struct{ root, healthz string }
+
+// settings are those that the host's agent runs with.
+func (p proofs) settings() (config.Config, error) {
+	return config.Load(filepath.Join(p.root, host.ConfigFile))
+}
+
+// Canary has an unsigned image pulled.
+func (p proofs) Canary(ctx context.Context, socket string) error {
+	c, err := p.settings()
+	if err != nil {
+		return err
+	}
+	r, err := canary.Pull(ctx, canary.Options{Socket: socket, AuditDir: filepath.Join(p.root, c.Audit.Dir)})
+	switch {
+	case err != nil:
+		return err
+	case !r.Seen():
+		return fmt.Errorf("an unsigned image was pulled and the agent did not see it: %s", r.Why)
+	case r.Outcome == canary.Undecided && r.Answer == "" && c.Mode == config.Enforce:
+		return fmt.Errorf("an unsigned image was let through although it could not be judged: %s", r.Why)
+	}
+	return nil
+}
+
+// Connected says whether a process of the unit is a client of the socket.
+func (p proofs) Connected(ctx context.Context, socket, unit string) (bool, error) {
+	s, err := peers.Inspect(ctx, p.root, socket)
+	if err != nil {
+		return false, err
+	}
+	for _, c := range s.Clients {
+		if c.Unit == unit {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Healthy asks kubelet.
+func (p proofs) Healthy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.healthz, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("asking kubelet whether it is well: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New("kubelet says that it is not well: " + resp.Status)
+	}
+	return nil
+}

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cosentry/cosentry/agent/host"
+)
+
+func uninstallCommand() *cobra.Command {
+	var f hostFlags
+	var purge bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Give this host's kubelet its runtime back and remove cosentry",
+		Long: `Point kubelet at the runtime itself and prove that it is well there, then stop the agent and remove its
+units, its binary and what it kept. The settings in /etc/cosentry and the audit log in /var/log/cosentry stay
+unless --purge is given. It can be done again, and after an installation that was stopped halfway.
+Exit status: 0 uninstalled, 2 not uninstalled.`,
+		Example: "  cosentry uninstall\n  cosentry uninstall --host-root /host --purge",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			o, err := f.options(ctx, cmd.OutOrStdout())
+			if err != nil {
+				return err
+			}
+			h, err := host.New(o)
+			if err != nil {
+				return err
+			}
+			defer h.Close()
+			return h.Uninstall(ctx, purge)
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().BoolVar(&purge, "purge", false, "remove the settings, the policies and the audit log as well")
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "give up after this; what is left to do can be done again")
+	return cmd
+}
