@@ -30,6 +30,7 @@ type agent struct {
 
 	metrics    *metrics.Metrics
 	records    *audit.Log
+	refusals   *refusals     // goes before records
 	lost       atomic.Uint64 // records
 	fetcher    *evidence.Fetcher
 	verifier   *verify.Verifier
@@ -91,6 +92,7 @@ func (a *agent) openAudit() (err error) {
 	if err != nil {
 		return err
 	}
+	a.refusals = &refusals{to: a.records}
 	a.metrics.WatchAudit(a.records.Fault, a.records.Queued)
 	return nil
 }
@@ -155,7 +157,7 @@ func (a *agent) setUpProxy() (err error) {
 		Verifier:      a.verifier,
 		Resolver:      a.fetcher,
 		Images:        a.images,
-		Recorder:      a.records,
+		Recorder:      a.refusals,
 		Namespaces:    a.namespaces,
 		Observe:       c.Mode == config.Observe,
 		Node:          c.Node,

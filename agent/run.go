@@ -125,6 +125,7 @@ func (a *agent) serve(ctx context.Context, listener net.Listener, hangups <-chan
 	group.Go(func() error { a.policies.Follow(ctx, a.keeper.Changed()); return nil })
 	group.Go(func() error { a.namespaces.Watch(ctx, moreHangups()); return nil })
 	group.Go(func() error { a.images.Watch(ctx); return nil })
+	group.Go(func() error { a.refusals.recall(ctx, c.Audit.Dir); return nil })
 	group.Go(func() error { giveMemoryBack(ctx, giveBackEvery); return nil })
 	if c.HTTP.Address != "" {
 		group.Go(func() error {

@@ -50,6 +50,8 @@ func (a *agent) status() sight.Status {
 			Dir: c.Audit.Dir, Required: c.Audit.Required, Sequence: head.Seq, Hash: head.Hash,
 			Queued: a.records.Queued(), Lost: a.lost.Load(),
 		},
+		Peers:       a.peersStatus(),
+		LastRefusal: a.refusals.last(),
 	}
 	if err := a.ready(); err != nil {
 		s.NotReady = err.Error()

@@ -34,11 +34,12 @@ func printStatus(w io.Writer, s sight.Status, output string) error {
 	}
 	row("socket", "%s", s.Listen)
 	row("runtime", "%s (%s)", s.Runtime, s.RuntimeState)
+	peerRows(s.Peers, time.Now(), row)
 	row("up", "%s", time.Since(s.Started).Round(time.Second))
 	if s.Policies.Revision == "" {
 		row("policies", "NONE IN FORCE: gated calls are refused")
 	} else {
-		row("policies", "%d, revision %s, loaded %s", s.Policies.Count, s.Policies.Revision, s.Policies.Loaded.Format(time.RFC3339))
+		row("policies", "%d, revision %s, loaded %s (%s ago)", s.Policies.Count, s.Policies.Revision, s.Policies.Loaded.Format(time.RFC3339), inDays(time.Since(s.Policies.Loaded)))
 	}
 	if s.Policies.Warnings > 0 {
 		row("warnings", "%d about the policies; see: cosentry policy check", s.Policies.Warnings)
@@ -55,6 +56,7 @@ func printStatus(w io.Writer, s sight.Status, output string) error {
 			row(action+" "+decision, "%d", s.Decisions[action][decision])
 		}
 	}
+	refusalRow(s.LastRefusal, row)
 	row("audit", "%s, %d records, head %s", s.Audit.Dir, s.Audit.Sequence, s.Audit.Hash)
 	if s.Audit.Fault != "" {
 		row("AUDIT", "records are NOT BEING WRITTEN, %d wait: %s", s.Audit.Queued, s.Audit.Fault)

@@ -37,6 +37,9 @@ type Status struct {
 	// Decisions counts decisions since the start, by action and decision.
 	Decisions map[string]map[string]uint64 `json:"decisions"`
 	Audit     Audit                        `json:"audit"`
+	Peers     Peers                        `json:"peers"`
+	// LastRefusal is the newest that the agent knows of; nil if there is none.
+	LastRefusal *Refusal `json:"lastRefusal,omitempty"`
 }
 
 // Policies are those in force and those on disk.
