@@ -60,7 +60,11 @@ func peerRows(p sight.Peers, now time.Time, row rower) {
 		if c.Kubelet {
 			title = "kubelet"
 		}
-		row(title, "%s, %d connections since %s (%s)", who(c), times[k], c.Since.Format(time.RFC3339), inDays(now.Sub(c.Since)))
+		word := "connections"
+		if times[k] == 1 {
+			word = "connection"
+		}
+		row(title, "%s, %d %s since %s (%s)", who(c), times[k], word, c.Since.Format(time.RFC3339), inDays(now.Sub(c.Since)))
 	}
 	if more := len(order) - maxPeerRows; more > 0 {
 		row("", "and about %d more clients; see: cosentry status -o json", more)
