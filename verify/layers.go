@@ -92,7 +92,11 @@ type questions struct {
 func (m *match) questions(st *state, s Subject) (q questions) {
 	q.floor, q.floorPod = m.floor.scope(s.Pod)
 	q.pod = q.floorPod
-	if st.cluster == nil {
+	switch {
+	case st.cluster == nil:
+		return q
+	case s.WithoutCluster:
+		q.pod += "\x00-" // no verdict in which the cluster had its say has such a key, and this one serves none of those
 		return q
 	}
 	var pod string

@@ -24,6 +24,9 @@ type Subject struct {
 	// Credentials are those that came with the request, if any. They are
 	// used to fetch signatures and grant nothing.
 	Credentials evidence.Credentials
+	// WithoutCluster says that the cluster's policies do not hold in the pod's namespace, and are not asked. The node's own
+	// hold in any case.
+	WithoutCluster bool
 	// Pod is the pod that the image is for; nil where it is not known, in which case policies for certain pods apply
 	// as well.
 	Pod *policy.Pod

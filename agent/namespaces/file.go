@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"go.yaml.in/yaml/v3"
@@ -32,8 +33,8 @@ type object struct {
 
 // read reads the file at path, up to one byte beyond its bound. It opens without waiting: a pipe in the file's place would
 // hang the agent.
-func read(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+func read(root, path string) ([]byte, error) {
+	f, err := open(root, path)
 	if err != nil {
 		return nil, err
 	}
@@ -46,6 +47,24 @@ func read(path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is not a regular file (%s)", path, info.Mode().Type())
 	}
 	return io.ReadAll(io.LimitReader(f, maxSize+1))
+}
+
+// open follows links, but with a root none that leads out of it: who writes there is not to choose what root reads.
+func open(root, path string) (*os.File, error) {
+	const how = os.O_RDONLY | syscall.O_NONBLOCK
+	if root == "" {
+		return os.OpenFile(path, how, 0)
+	}
+	inside, err := filepath.Rel(root, path)
+	if err != nil {
+		return nil, err
+	}
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return r.OpenFile(inside, how, 0)
 }
 
 // Parse reads namespaces as `kubectl get namespaces -o yaml` or `-o json` prints them, a List; as the API gives them, a

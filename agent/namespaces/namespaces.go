@@ -35,7 +35,11 @@ type Options struct {
 	Exempt []string
 	// File is the path of a file that holds namespaces with their labels; see Parse.
 	File string
-	Log  *slog.Logger
+	// ForCluster says that File tells where the cluster's policies hold, and not where images are judged at all: it came
+	// from the API server. Root is the folder that it must not lead out of then.
+	ForCluster bool
+	Root       string
+	Log        *slog.Logger
 }
 
 // States of the file.
@@ -71,7 +75,7 @@ func New(o Options) (*Namespaces, error) {
 	switch {
 	case o.Log == nil:
 		return nil, errors.New("namespaces need a log")
-	case o.Enforce != nil && o.File != "":
+	case o.Enforce != nil && o.File != "" && !o.ForCluster:
 		return nil, errors.New("namespaces are enforced by name or by label, not by both")
 	}
 	n := &Namespaces{o: o, state: State{File: Unused}}
@@ -88,9 +92,19 @@ func (n *Namespaces) Enforced(namespace string) bool {
 	switch {
 	case slices.ContainsFunc(n.o.Exempt, matches):
 		return false
-	case n.o.File == "":
+	case n.o.File == "" || n.o.ForCluster:
 		return n.o.Enforce == nil || slices.ContainsFunc(n.o.Enforce, matches)
 	}
+	return n.labelled(namespace)
+}
+
+// ClusterEnforced reports whether the cluster's policies hold for pods in namespace, if images are judged there.
+func (n *Namespaces) ClusterEnforced(namespace string) bool {
+	return namespace == "" || n.o.File == "" || !n.o.ForCluster || n.labelled(namespace)
+}
+
+// labelled is true as well for what the file does not hold.
+func (n *Namespaces) labelled(namespace string) bool {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	labelled, listed := n.listed[namespace]
@@ -117,7 +131,7 @@ func (n *Namespaces) Load() {
 	if n.o.File == "" {
 		return
 	}
-	data, err := read(n.o.File)
+	data, err := read(n.o.Root, n.o.File)
 	n.mu.RLock()
 	sum, known := sha256.Sum256(data), n.sum
 	n.mu.RUnlock()
@@ -141,7 +155,7 @@ func (n *Namespaces) Load() {
 	case errors.Is(err, fs.ErrNotExist):
 		n.listed, n.state = nil, State{File: Missing}
 		if n.outcome(Missing) {
-			n.o.Log.Warn("there is no namespaces file: images are judged in all namespaces", "file", n.o.File)
+			n.o.Log.Warn("there is no namespaces file: "+n.everywhere(), "file", n.o.File)
 		}
 	default:
 		n.state.File, n.state.Fault = Broken, err.Error()
@@ -149,11 +163,19 @@ func (n *Namespaces) Load() {
 			return
 		}
 		if n.listed == nil {
-			n.o.Log.Error("the namespaces file cannot be read: images are judged in all namespaces", "file", n.o.File, "error", err)
+			n.o.Log.Error("the namespaces file cannot be read: "+n.everywhere(), "file", n.o.File, "error", err)
 		} else {
 			n.o.Log.Error("the namespaces file cannot be read: what it last said stays in force", "file", n.o.File, "loaded", n.state.Loaded, "error", err)
 		}
 	}
+}
+
+// everywhere is what holds while nothing is known.
+func (n *Namespaces) everywhere() string {
+	if n.o.ForCluster {
+		return "the cluster's policies hold in all namespaces"
+	}
+	return "images are judged in all namespaces"
 }
 
 func (n *Namespaces) inForce(listed map[string]bool) {

@@ -9,6 +9,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -36,6 +37,10 @@ func Folder(ctx context.Context, dir string, again <-chan os.Signal, log *slog.L
 		// Adding twice is nothing; a folder that was replaced is found again.
 		if err := w.Add(dir); err != nil {
 			log.Debug("watching a folder", "dir", dir, "error", err)
+		}
+		// What a link leads to is watched, not the link; that it is replaced its own folder tells.
+		if info, err := os.Lstat(dir); err != nil || info.Mode()&os.ModeSymlink != 0 {
+			_ = w.Add(filepath.Dir(dir))
 		}
 	}
 	loop(ctx, again, w.Events, w.Errors, add, load)

@@ -68,6 +68,33 @@ func TestFolderThatIsNotThereIsReadOnASignal(t *testing.T) {
 	wait(t, "after a change of the folder that is there by now", loads)
 }
 
+// A folder that is a link is replaced by a rename of the link, which the folder behind it never hears of.
+func TestLinkMovedToAnotherFolder(t *testing.T) {
+	dir := t.TempDir()
+	for _, set := range []string{"one", "two"} {
+		if err := os.Mkdir(filepath.Join(dir, set), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(set, filepath.Join(dir, "to-"+set)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	current := filepath.Join(dir, "current")
+	if err := os.Rename(filepath.Join(dir, "to-one"), current); err != nil {
+		t.Fatal(err)
+	}
+	loads, _ := start(t, current)
+	wait(t, "at once", loads)
+	if err := os.Rename(filepath.Join(dir, "to-two"), current); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "after the link was moved", loads)
+	if err := os.WriteFile(filepath.Join(dir, "two", "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "after a change in the folder that it leads to now", loads)
+}
+
 // Where the node is out of inotify instances, signals still count.
 func TestWithoutAWatcher(t *testing.T) {
 	loads, again := run(t, func(ctx context.Context, again <-chan os.Signal, load func()) {
