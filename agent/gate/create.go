@@ -243,7 +243,7 @@ func (g *Gate) judgeManifests(ctx context.Context, r request, ref Reference, img
 	var first verify.Verdict
 	var undecided error
 	for i, d := range digests {
-		v, err := g.o.Verifier.Verify(ctx, verify.Subject{Image: r.image, Repository: ref.Repository, Digest: d, Credentials: c, Pod: r.pod})
+		v, err := g.o.Verifier.Verify(ctx, g.subject(r, ref, d, c))
 		v.Digest, v.Repository = d, ref.Repository
 		if err == nil && v.Allowed {
 			return v, nil

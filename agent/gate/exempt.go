@@ -13,12 +13,15 @@ import (
 // Namespaces knows where images are judged. The empty name stands for one that the request does not tell.
 type Namespaces interface {
 	Enforced(namespace string) bool
+	// ClusterEnforced reports whether the cluster's policies hold there too. Of the node's own it says nothing.
+	ClusterEnforced(namespace string) bool
 }
 
 // everywhere enforces in all namespaces.
 type everywhere struct{}
 
-func (everywhere) Enforced(string) bool { return true }
+func (everywhere) Enforced(string) bool        { return true }
+func (everywhere) ClusterEnforced(string) bool { return true }
 
 // exempt reports whether the pod of a request is in a namespace where nothing is judged. The namespace is the one of
 // the sandbox's metadata, which kubelet fills from the pod it was given; labels and annotations, kubelet's own

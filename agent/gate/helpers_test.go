@@ -51,17 +51,19 @@ type world struct {
 	// onForward runs before the runtime does what it is asked.
 	onForward func()
 
-	observe  bool
-	exempt   map[string]bool // namespaces
-	log      bytes.Buffer
-	events   []string
-	records  []audit.Record
-	decided  []string
-	subjects []verify.Subject
-	lookups  []string
-	pulled   []*runtimeapi.PullImageRequest
-	created  []*runtimeapi.CreateContainerRequest
-	creating int
+	observe bool
+	exempt  map[string]bool // namespaces
+	// withoutCluster are namespaces in which the cluster's policies do not hold.
+	withoutCluster map[string]bool
+	log            bytes.Buffer
+	events         []string
+	records        []audit.Record
+	decided        []string
+	subjects       []verify.Subject
+	lookups        []string
+	pulled         []*runtimeapi.PullImageRequest
+	created        []*runtimeapi.CreateContainerRequest
+	creating       int
 }
 
 // newWorld has app:1 signed and bad:1 unsigned, in the registry and not on the node.
@@ -189,6 +191,8 @@ func (w *world) Resolve(_ context.Context, repository, tag string, _ evidence.Cr
 }
 
 func (w *world) Enforced(namespace string) bool { return !w.exempt[namespace] }
+
+func (w *world) ClusterEnforced(namespace string) bool { return !w.withoutCluster[namespace] }
 
 func (w *world) Revision() string { return "revision" }
 

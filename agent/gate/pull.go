@@ -80,7 +80,7 @@ func (g *Gate) judgePull(ctx context.Context, r request, c evidence.Credentials)
 			return ref, v, &resolveError{err}
 		}
 	}
-	v, err = g.o.Verifier.Verify(ctx, verify.Subject{Image: r.image, Repository: ref.Repository, Digest: d, Credentials: c, Pod: r.pod})
+	v, err = g.o.Verifier.Verify(ctx, g.subject(r, ref, d, c))
 	v.Digest, v.Repository = d, ref.Repository
 	return ref, v, err
 }
