@@ -21,6 +21,8 @@ type run struct {
 	back  []step
 	// restarted says that this run restarted the agent, or tried to.
 	restarted bool
+	// moved says that this run changed where kubelet's settings lead.
+	moved bool
 }
 
 // step takes back something that was done.
@@ -299,8 +301,7 @@ func (r *run) agentProof(ctx context.Context) error {
 func (r *run) kubelet(ctx context.Context) error {
 	p := r.plan
 	if len(p.Kubelet)+len(p.DropIn) > 0 || p.Restart != "" {
-		restarted := len(p.Kubelet) > 0
-		r.undone("kubelet", func(ctx context.Context) error { return r.kubeletAgain(ctx, restarted) })
+		r.undone("kubelet", r.kubeletAgain)
 	}
 	for _, c := range p.DropIn {
 		if err := r.write(stageUnit, c); err != nil {
@@ -314,6 +315,7 @@ func (r *run) kubelet(ctx context.Context) error {
 		if err := r.write(stageKubelet, c); err != nil {
 			return err
 		}
+		r.moved = true
 	}
 	if len(p.DropIn)+len(p.Kubelet) > 0 {
 		if err := r.o.Systemd.Reload(ctx); err != nil {
@@ -328,8 +330,8 @@ func (r *run) kubelet(ctx context.Context) error {
 }
 
 // kubeletAgain is called when kubelet's files are as they were before this run.
-func (r *run) kubeletAgain(ctx context.Context, restart bool) error {
-	if err := r.o.Systemd.Reload(ctx); err != nil || !restart {
+func (r *run) kubeletAgain(ctx context.Context) error {
+	if err := r.o.Systemd.Reload(ctx); err != nil || !r.moved {
 		return err
 	}
 	unit := r.plan.Facts.KubeletUnit

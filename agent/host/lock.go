@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +20,8 @@ const lockWait = 10 * time.Second
 // lock keeps installations and uninstallations of one host apart, on the host's own file system, so that it holds between
 // containers as well. The folder is root's alone: whoever can open a file can hold its lock.
 func (h *Host) lock(ctx context.Context) (unlock func(), err error) {
-	if _, err := h.tree.MakeDir(InstallDir, 0o700); err != nil {
+	made, err := h.tree.MakeDir(InstallDir, 0o700)
+	if err != nil {
 		return nil, err
 	}
 	here, err := h.tree.Path(lockFile)
@@ -38,7 +40,17 @@ func (h *Host) lock(ctx context.Context) (unlock func(), err error) {
 	if err := f.Truncate(0); err == nil {
 		_, _ = io.WriteString(f, who) // for people; the lock is what counts
 	}
-	return func() { f.Close() }, nil
+	return func() {
+		defer f.Close()
+		if there, err := h.tree.Exists(stateFile); err != nil || there {
+			return
+		}
+		// Nothing was begun: a host that was looked at and not taken is as it was.
+		_ = h.tree.RemoveAll(InstallDir)
+		for _, dir := range slices.Backward(made) {
+			_ = h.tree.RemoveEmpty(dir)
+		}
+	}, nil
 }
 
 // tryLock locks the file at here, unless it was removed between: an uninstallation removes it, and a lock on a file that is gone

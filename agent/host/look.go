@@ -91,7 +91,11 @@ func (h *Host) lookAtKubelet(ctx context.Context, f *Facts) error {
 
 // findEndpoint finds out where the kubelet of a unit is told its endpoint.
 func (h *Host) findEndpoint(f *Facts, unit manager.Unit) (err error) {
-	facts := kubelet.Facts{Root: h.o.Root, Unit: unit.Name, Environment: unit.Environment, EnvironmentFiles: unit.EnvironmentFiles}
+	facts := kubelet.Facts{Root: h.o.Root, Unit: unit.Name, Environment: unit.Environment}
+	for _, file := range unit.EnvironmentFiles {
+		// systemd does not start a unit of which one is missing that must be there.
+		facts.EnvironmentFiles = append(facts.EnvironmentFiles, "-"+strings.TrimPrefix(file, "-"))
+	}
 	if len(unit.ExecStart) > 0 {
 		facts.Exec = unit.ExecStart[len(unit.ExecStart)-1]
 	}

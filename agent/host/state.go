@@ -207,6 +207,9 @@ func (h *Host) backUp(c files.Change) (*Backup, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := h.tree.MakeDir(backupDir, 0o700); err != nil {
+		return nil, err
+	}
 	sum := files.Hash(c.Before)
 	b := &Backup{SHA256: sum, Name: sum[:12] + "-" + path.Base(c.Path), Mode: fi.Mode().Perm()}
 	if err := h.tree.Put(path.Join(backupDir, b.Name), bytes.NewReader(c.Before), 0o600); err != nil {
