@@ -17,11 +17,11 @@ import (
 // services, is spelled exactly as it goes out, and is no spelling of a gated or
 // refused one. All else is Unimplemented.
 func FuzzMethodName(f *testing.F) {
-	closed, err := newMethodTable(false)
+	closed, err := newMethodTable(false, true)
 	if err != nil {
 		f.Fatal(err)
 	}
-	open, err := newMethodTable(true)
+	open, err := newMethodTable(true, true)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 type Forward[Req, Resp any] func(ctx context.Context, req Req) (Resp, error)
 
 // Gate decides on the calls by which bytes become a process or a mounted image.
+// RunPodSandbox, whose image no request names, comes to it only with Options.GateSandboxes.
 //
 // An implementation must call forward at most once, only for a request whose
 // content it accepts, and must return forward's error unchanged. An error of its own
@@ -38,4 +39,5 @@ type Forward[Req, Resp any] func(ctx context.Context, req Req) (Resp, error)
 type Gate interface {
 	PullImage(ctx context.Context, req *runtimeapi.PullImageRequest, forward Forward[*runtimeapi.PullImageRequest, *runtimeapi.PullImageResponse]) (*runtimeapi.PullImageResponse, error)
 	CreateContainer(ctx context.Context, req *runtimeapi.CreateContainerRequest, forward Forward[*runtimeapi.CreateContainerRequest, *runtimeapi.CreateContainerResponse]) (*runtimeapi.CreateContainerResponse, error)
+	RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest, forward Forward[*runtimeapi.RunPodSandboxRequest, *runtimeapi.RunPodSandboxResponse]) (*runtimeapi.RunPodSandboxResponse, error)
 }

@@ -23,9 +23,12 @@ func TestReconnectsWithinASecond(t *testing.T) {
 // An update of cri-api brings methods by itself. One that could make bytes run
 // needs a decision, and this test is where it is asked for.
 func TestEveryMethodHasItsKind(t *testing.T) {
-	table, err := newMethodTable(false)
+	table, err := newMethodTable(false, false)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if gating, err := newMethodTable(false, true); err != nil || gating.known[runtimeapi.RuntimeService_RunPodSandbox_FullMethodName].kind != gated {
+		t.Errorf("RunPodSandbox is not gated where that was asked for (%v)", err)
 	}
 	special := map[string]kind{
 		runtimeapi.ImageService_PullImage_FullMethodName:         gated,

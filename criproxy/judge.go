@@ -21,6 +21,8 @@ func (p *Proxy) judge(ss grpc.ServerStream, m method, req *frame) error {
 		return ask(p, ss, m, req, p.gate.PullImage)
 	case runtimeapi.RuntimeService_CreateContainer_FullMethodName:
 		return ask(p, ss, m, req, p.gate.CreateContainer)
+	case runtimeapi.RuntimeService_RunPodSandbox_FullMethodName:
+		return ask(p, ss, m, req, p.gate.RunPodSandbox)
 	default: // the method table and this switch disagree; nothing may pass
 		return status.Errorf(codes.Internal, "method %s has no gate", m.full)
 	}
@@ -177,5 +179,9 @@ func (openGate) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest,
 }
 
 func (openGate) CreateContainer(ctx context.Context, req *runtimeapi.CreateContainerRequest, forward Forward[*runtimeapi.CreateContainerRequest, *runtimeapi.CreateContainerResponse]) (*runtimeapi.CreateContainerResponse, error) {
+	return forward(ctx, req)
+}
+
+func (openGate) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest, forward Forward[*runtimeapi.RunPodSandboxRequest, *runtimeapi.RunPodSandboxResponse]) (*runtimeapi.RunPodSandboxResponse, error) {
 	return forward(ctx, req)
 }

@@ -59,6 +59,11 @@ func (g *testGate) CreateContainer(ctx context.Context, req *runtimeapi.CreateCo
 	return forward(ctx, req)
 }
 
+func (g *testGate) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest, forward criproxy.Forward[*runtimeapi.RunPodSandboxRequest, *runtimeapi.RunPodSandboxResponse]) (*runtimeapi.RunPodSandboxResponse, error) {
+	g.saw(req)
+	return nil, status.Error(codes.Unknown, "SignatureValidationFailed: the image of sandboxes")
+}
+
 func (g *testGate) saw(m proto.Message) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

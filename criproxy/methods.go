@@ -46,14 +46,17 @@ type methodTable struct {
 // gatedMethods names the methods that need a Gate's word. They are compared
 // without regard to case or service where unknown methods are forwarded: no
 // spelling of these may reach the runtime unjudged.
-var gatedMethods = map[string]bool{"pullimage": true, "createcontainer": true}
+var gatedMethods = map[string]bool{"pullimage": true, "createcontainer": true, sandboxMethod: true}
+
+// sandboxMethod is gated where that is asked for, and forwarded as it is elsewhere. No other spelling of it is.
+const sandboxMethod = "runpodsandbox"
 
 // refusedMethods create containers without CreateContainer being called.
 // RestorePod starts processes from an archive or an image that nobody signed
 // for, so that forwarding it would be a way around the gate.
 var refusedMethods = map[string]bool{"restorepod": true}
 
-func newMethodTable(forwardUnknown bool) (*methodTable, error) {
+func newMethodTable(forwardUnknown, gateSandboxes bool) (*methodTable, error) {
 	t := &methodTable{known: map[string]method{}, forwardUnknown: forwardUnknown}
 	services := runtimeapi.File_staging_src_k8s_io_cri_api_pkg_apis_runtime_v1_api_proto.Services()
 	for i := range services.Len() {
@@ -73,6 +76,7 @@ func newMethodTable(forwardUnknown bool) (*methodTable, error) {
 			switch {
 			case refusedMethods[lower]:
 				m.kind = refused
+			case lower == sandboxMethod && !gateSandboxes:
 			case gatedMethods[lower]:
 				m.kind = gated
 			case md.IsStreamingServer():

@@ -49,6 +49,9 @@ type Options struct {
 	// Gate decides on the gated calls. It is required.
 	Gate Gate
 
+	// GateSandboxes puts RunPodSandbox before the Gate too. Otherwise it is forwarded like any other call.
+	GateSandboxes bool
+
 	// ForwardUnknownMethods sends methods of the two CRI services that this
 	// build does not know to the runtime, unjudged, instead of answering
 	// Unimplemented. It never applies to RestorePod, to another spelling of a
@@ -122,7 +125,7 @@ func New(o Options) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	methods, err := newMethodTable(o.ForwardUnknownMethods)
+	methods, err := newMethodTable(o.ForwardUnknownMethods, o.GateSandboxes)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,18 @@ const (
 	ActionCreate = "create" // CreateContainer, the container's own image
 	ActionMount  = "mount"  // CreateContainer, an image mounted as a volume
 	ActionAudit  = "audit"  // written by the log itself: see the package comment
+
+	ActionSandbox    = "sandbox"     // the image that the runtime makes pods' sandboxes of
+	ActionStart      = "start"       // the agent started: Mode and Reason say how
+	ActionBreakGlass = "break-glass" // one began or ended: Reason says who did it, why and until when
+)
+
+// Values of Record.Mode.
+const (
+	ModeEnforce = "enforce"
+	ModeObserve = "observe" // the call went on whatever the decision
+	// ModeBreakGlass is like observe, on a node that otherwise enforces, because its owner said so for a time.
+	ModeBreakGlass = "break-glass"
 )
 
 // Values of Record.Decision.
@@ -24,7 +36,7 @@ const (
 	DecisionError = "error" // it could not be decided; the call was refused
 )
 
-// Record is one decision. Its strings may come from anyone (a pod's author, a
+// Record is one decision, or what happened to the agent that decides. Its strings may come from anyone (a pod's author, a
 // registry) and are written cut and escaped; credentials must not be in it.
 type Record struct {
 	Time      time.Time `json:"time"` // zero: the time of Append
@@ -41,7 +53,7 @@ type Record struct {
 	PoliciesOmitted int            `json:"policies_omitted,omitempty"` // cut off the end of Policies for size
 
 	Reason   string        `json:"reason,omitempty"`
-	Mode     string        `json:"mode,omitempty"` // "enforce" or "observe"
+	Mode     string        `json:"mode,omitempty"`
 	CacheHit bool          `json:"cache_hit"`
 	Duration time.Duration `json:"-"` // duration_us, whole microseconds
 	Revision string        `json:"revision,omitempty"`

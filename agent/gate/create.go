@@ -40,15 +40,16 @@ const maxImages = 64
 // decideCreate decides on every image of req, within one time limit for all: a pod's author
 // chooses how many there are.
 func (g *Gate) decideCreate(ctx context.Context, req *runtimeapi.CreateContainerRequest) error {
-	ctx, cancel := context.WithTimeout(ctx, g.o.CreateTimeout)
-	defer cancel()
 	cfg := req.GetConfig()
 	pod := request{
+		mode:      g.mode(),
 		sandbox:   req.GetSandboxConfig().GetMetadata(),
 		pod:       podOf(req.GetSandboxConfig()),
 		exempt:    g.exempt(req.GetSandboxConfig()),
 		container: cfg.GetMetadata().GetName(),
 	}
+	ctx, cancel := context.WithTimeout(ctx, pod.patience(g.o.CreateTimeout))
+	defer cancel()
 	if _, err := g.decideImage(ctx, pod.about(audit.ActionCreate, cfg.GetImage()), cfg.GetImage()); err != nil || pod.exempt {
 		return err
 	}
@@ -63,7 +64,7 @@ func (g *Gate) decideCreate(ctx context.Context, req *runtimeapi.CreateContainer
 		}
 		key := volume{spec.GetImage(), spec.GetUserSpecifiedImage(), spec.GetRuntimeHandler()}
 		if id, ok := judged[key]; ok {
-			g.bind(spec, id)
+			pod.bind(spec, id)
 			continue
 		}
 		if len(judged) == maxImages {
@@ -88,7 +89,7 @@ func (g *Gate) decideImage(ctx context.Context, r request, spec *runtimeapi.Imag
 	if err := g.settle(r, v, err); err != nil {
 		return "", err
 	}
-	g.bind(spec, id)
+	r.bind(spec, id)
 	return id, nil
 }
 
@@ -98,9 +99,9 @@ func (r request) about(action string, spec *runtimeapi.ImageSpec) request {
 	return r
 }
 
-// bind lets spec name the content that was judged, except in observe mode, which changes nothing.
-func (g *Gate) bind(spec *runtimeapi.ImageSpec, id string) {
-	if g.o.Observe {
+// bind lets spec name the content that was judged, except where everything is let through, which changes nothing.
+func (r request) bind(spec *runtimeapi.ImageSpec, id string) {
+	if r.lenient() {
 		return
 	}
 	spec.Image = id

@@ -46,7 +46,7 @@ func (r request) letThrough() string {
 //
 // With a runtime whose tags cannot be set afterwards the pull goes on as it came, as a judged one does too.
 func (g *Gate) exemptPull(ctx context.Context, r request, c evidence.Credentials) (ref Reference, v verify.Verdict, err error) {
-	ctx, cancel := context.WithTimeout(ctx, g.o.PullTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.patience(g.o.PullTimeout))
 	defer cancel()
 	if ref, err = ParseReference(r.image); err != nil {
 		return ref, v, err

@@ -1,5 +1,6 @@
 // Package gate decides on the two CRI calls by which bytes become a process or a
-// mounted image: PullImage and CreateContainer.
+// mounted image: PullImage and CreateContainer. The image that the runtime itself makes pods' sandboxes of is
+// judged too, and RunPodSandbox is refused for it where the node's owner asked for that.
 //
 // What it promises:
 //   - A pull is judged by digest and forwarded by that digest. A tag is looked up once.
@@ -12,7 +13,7 @@
 //     digests that are not on this node, checkpoints.
 //   - Each decision is one audit record, written before an allowed call goes on.
 //
-// In observe mode it decides and records alike, and forwards every request as it came.
+// In observe mode, and while a break-glass is open, it decides and records alike, and forwards every request as it came.
 //
 // Nothing that a pod's author can write is a permission. Labels and annotations go to the policies, which may select
 // pods by label, as they do in policy-controller, or read the pod's metadata in a rule of their own.
@@ -66,7 +67,8 @@ type Recorder interface {
 	Append(audit.Record) error
 }
 
-// Options configure a Gate. All but Namespaces, Observe, Node and Decided are required.
+// Options configure a Gate. All but Namespaces, Observe, BreakGlass, Sandboxes, RefuseSandboxes, Node, Decided and LetThrough
+// are required.
 type Options struct {
 	Verifier Verifier
 	Resolver Resolver
@@ -76,6 +78,12 @@ type Options struct {
 	Namespaces Namespaces
 	// Observe lets everything through and records what would have been refused.
 	Observe bool
+	// BreakGlass says whether the node's owner has everything let through for now; nil: never.
+	BreakGlass func() bool
+	// Sandboxes knows the image of sandboxes. It is needed by JudgeSandbox, and with RefuseSandboxes.
+	Sandboxes Sandboxes
+	// RefuseSandboxes refuses RunPodSandbox where that image is not accepted.
+	RefuseSandboxes bool
 	// Node is this node's name, for the records.
 	Node string
 	// CreateTimeout and PullTimeout bound the time for a decision, apart from the
@@ -84,6 +92,8 @@ type Options struct {
 	Log                        *slog.Logger
 	// Decided is told of each decision: its action and decision as in audit, and how long it took.
 	Decided func(action, decision string, took time.Duration)
+	// LetThrough is told of each call that would have been refused and went on because of a break-glass.
+	LetThrough func(action, decision string)
 }
 
 // Gate implements criproxy.Gate.
@@ -106,6 +116,14 @@ func New(o Options) (*Gate, error) {
 		return nil, errors.New("gate needs a verifier, a resolver, images, a recorder and a log")
 	case o.CreateTimeout <= 0, o.PullTimeout <= 0:
 		return nil, errors.New("gate needs positive time limits")
+	case o.RefuseSandboxes && o.Sandboxes == nil:
+		return nil, errors.New("gate needs to know the image of sandboxes to refuse them")
+	}
+	if o.BreakGlass == nil {
+		o.BreakGlass = func() bool { return false }
+	}
+	if o.LetThrough == nil {
+		o.LetThrough = func(string, string) {}
 	}
 	if o.Decided == nil {
 		o.Decided = func(string, string, time.Duration) {}
@@ -139,6 +157,8 @@ type request struct {
 	pod       *policy.Pod // nil: not known
 	container string
 	exempt    bool // nothing is judged
+	// mode is the one that held when the call came: it must not change in the middle of one.
+	mode string
 	// image is the reference as its user wrote it, for words and records.
 	image string
 	start time.Time
@@ -147,28 +167,35 @@ type request struct {
 // settle records the decision on r and returns the error that refuses the call, or nil if the
 // call goes on. In observe mode the record says what enforce mode would do, and the call goes on.
 func (g *Gate) settle(r request, v verify.Verdict, err error) error {
-	refusal := explain(r, v, err)
-	decision := audit.DecisionAllow
-	switch {
-	case refusal == nil && v.Warn:
-		decision = audit.DecisionWarn
-	case refusal == nil:
-	case err != nil && !IsRefusal(err):
-		decision = audit.DecisionError
-	default:
-		decision = audit.DecisionDeny
-	}
-	if g.o.Observe {
+	refusal, decision := decide(r, v, err)
+	if r.lenient() {
+		if refusal != nil && r.mode == audit.ModeBreakGlass {
+			g.o.LetThrough(r.action, decision)
+		}
 		refusal = nil
 	}
 	if aerr := g.o.Recorder.Append(g.record(r, v, err, decision)); aerr != nil {
 		// The log has told its own trouble.
-		if refusal == nil && !g.o.Observe {
+		if refusal == nil && !r.lenient() {
 			refusal, decision = unrecorded(r, aerr), audit.DecisionError
 		}
 	}
 	g.o.Decided(r.action, decision, time.Since(r.start))
 	return refusal
+}
+
+// decide says what enforce mode does with r: the error that refuses it, or nil, and the decision that this is.
+func decide(r request, v verify.Verdict, err error) (refusal error, decision string) {
+	refusal = explain(r, v, err)
+	switch {
+	case refusal == nil && v.Warn:
+		return nil, audit.DecisionWarn
+	case refusal == nil:
+		return nil, audit.DecisionAllow
+	case err != nil && !IsRefusal(err):
+		return refusal, audit.DecisionError
+	}
+	return refusal, audit.DecisionDeny
 }
 
 func (g *Gate) record(r request, v verify.Verdict, err error, decision string) audit.Record {
@@ -181,13 +208,10 @@ func (g *Gate) record(r request, v verify.Verdict, err error, decision string) a
 		Image:     r.image,
 		Digest:    v.Digest.String(),
 		Reason:    reason(r, v, err),
-		Mode:      "enforce",
+		Mode:      r.mode,
 		CacheHit:  v.Cached,
 		Duration:  time.Since(r.start),
 		Revision:  v.Revision,
-	}
-	if g.o.Observe {
-		rec.Mode = "observe"
 	}
 	if rec.Revision == "" {
 		rec.Revision = g.o.Verifier.Revision()

@@ -23,6 +23,7 @@ func (g *Gate) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest, 
 		pod:     podOf(req.GetSandboxConfig()),
 		exempt:  g.exempt(req.GetSandboxConfig()),
 		image:   req.GetImage().GetImage(),
+		mode:    g.mode(),
 		start:   time.Now(),
 	}
 	judge := g.judgePull
@@ -33,7 +34,7 @@ func (g *Gate) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest, 
 	if err := g.settle(r, v, err); err != nil {
 		return nil, err
 	}
-	if g.o.Observe {
+	if r.lenient() {
 		return forward(ctx, req)
 	}
 	alias, err := g.canAlias(ctx)
@@ -69,7 +70,7 @@ func (g *Gate) canAlias(ctx context.Context) (bool, error) {
 }
 
 func (g *Gate) judgePull(ctx context.Context, r request, c evidence.Credentials) (ref Reference, v verify.Verdict, err error) {
-	ctx, cancel := context.WithTimeout(ctx, g.o.PullTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.patience(g.o.PullTimeout))
 	defer cancel()
 	if ref, err = ParseReference(r.image); err != nil {
 		return ref, v, err

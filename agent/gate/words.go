@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/cosentry/cosentry/agent/audit"
 	"github.com/cosentry/cosentry/agent/node"
 	"github.com/cosentry/cosentry/verify"
 	"github.com/cosentry/cosentry/verify/evidence"
@@ -61,7 +62,7 @@ func IsRefusal(err error) bool {
 func explain(r request, v verify.Verdict, err error) error {
 	what := called(r)
 	if v.Digest != "" && v.Repository != "" {
-		what = clip(v.Repository, maxForeign) + "@" + short(v.Digest)
+		what = r.kind() + clip(v.Repository, maxForeign) + "@" + short(v.Digest)
 	}
 	see := "see: cosentry verify " + clip(r.image, maxForeign)
 	var resolve *resolveError
@@ -125,9 +126,20 @@ func (r request) asked() string {
 // called is what a message calls the image of r.
 func called(r request) string {
 	if r.image == "" {
+		if r.action == audit.ActionSandbox {
+			return "this node's image for sandboxes"
+		}
 		return "an image without a name"
 	}
-	return clip(r.image, maxForeign)
+	return r.kind() + clip(r.image, maxForeign)
+}
+
+// kind comes before the name of an image that is not the pod's own: its author did not write it.
+func (r request) kind() string {
+	if r.action == audit.ActionSandbox {
+		return "this node's image for sandboxes, "
+	}
+	return ""
 }
 
 // cause is err, cut so that what follows it in a message stays.
