@@ -50,8 +50,7 @@ type Policies struct {
 	refs  string      // the revision of what it refers to
 	state State
 	last  string // what the last attempt ended in, so that nothing is logged twice
-	told  map[string]bool
-	refer referred
+	tell  teller
 }
 
 // State is what is in force and what is on disk.
@@ -67,7 +66,7 @@ type State struct {
 
 // New returns Policies that have loaded nothing yet.
 func New(dir string, r References, v Verifier, o Observer, log *slog.Logger) *Policies {
-	return &Policies{dir: dir, references: r, verifier: v, observer: o, log: log}
+	return &Policies{dir: dir, references: r, verifier: v, observer: o, log: log, tell: teller{log: log, see: "cosentry policy check", dir: dir}}
 }
 
 // State returns what is in force.
@@ -109,23 +108,17 @@ func (p *Policies) put(set *policy.Set) {
 	p.verifier.SetPolicies(set, refs)
 	p.set, p.refs = set, refs.Revision()
 	written, references := set.Warnings(), refs.References(set)
-	p.state.Warnings = len(written)
-	for _, r := range references {
-		if r.Text != "" {
-			p.state.Warnings++
-		}
-	}
+	p.state.Warnings = warnings(written, references)
 	if again {
 		p.log.Info("what policies refer to has changed", "revision", set.Revision(), "references", p.refs)
 	} else {
 		p.inForce(set)
 	}
-	p.refer.follow(references, p.log)
-	p.warn(written, references)
+	p.tell.all(written, references)
 }
 
 func (p *Policies) inForce(set *policy.Set) {
-	p.told = nil
+	p.tell.anew()
 	p.state = State{Revision: set.Revision(), Count: len(set.Policies()), Loaded: time.Now(), Warnings: p.state.Warnings}
 	for _, pol := range set.Policies() {
 		p.state.Names = append(p.state.Names, pol.Name)

@@ -76,9 +76,33 @@ func some(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// warn logs the warnings that were not logged since the set was put in force: references come and go by themselves. What
+// teller logs what there is to be said of the policies in force, once.
+type teller struct {
+	log      *slog.Logger
+	see, dir string // which command says more, and where the policies are
+
+	told  map[string]bool
+	refer referred
+}
+
+// anew forgets what was said of another set.
+func (p *teller) anew() { p.told = nil }
+
+// warnings is how many there are.
+func warnings(written []policy.Warning, references []trust.Reference) int {
+	n := len(written)
+	for _, r := range references {
+		if r.Text != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// all logs the warnings that were not logged since the set was put in force: references come and go by themselves. What
 // is written in a policy and what is not there are told apart: somebody else has to mend each.
-func (p *Policies) warn(written []policy.Warning, references []trust.Reference) {
+func (p *teller) all(written []policy.Warning, references []trust.Reference) {
+	p.refer.follow(references, p.log)
 	told, logged := make(map[string]bool, len(written)+len(references)), 0
 	tell := func(message, attribute, owner string, w policy.Warning) {
 		text := w.String()
@@ -107,7 +131,7 @@ func (p *Policies) warn(written []policy.Warning, references []trust.Reference) 
 		}
 	}
 	if logged > maxWarnings {
-		p.log.Warn("there are more warnings about policies; see: cosentry policy check", "dir", p.dir, "warnings", logged-maxWarnings)
+		p.log.Warn("there are more warnings about policies; see: "+p.see, "dir", p.dir, "warnings", logged-maxWarnings)
 	}
 	p.told = told
 }
