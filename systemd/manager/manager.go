@@ -228,7 +228,7 @@ func (m *Manager) dialSocket(ctx context.Context, path string, hello bool) (_ *d
 			return nil, errors.Join(err, socket.Close())
 		}
 	}
-	c, err := dbus.NewConn(socket, dbus.WithContext(ctx))
+	c, err := dbus.NewConn(&whole{Conn: socket}, dbus.WithContext(ctx))
 	if err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
