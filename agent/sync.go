@@ -19,6 +19,7 @@ import (
 
 func syncCommand() *cobra.Command {
 	var dir, listen, kubeconfig string
+	var giveTo int
 	cmd := &cobra.Command{
 		Use:   "sync",
 		Short: "Bring the cluster's policies to this node",
@@ -33,6 +34,9 @@ clusterPolicies.publicKey and log.`,
 		Example: "  cosentry sync --dir /cluster\n  cosentry sync --kubeconfig ~/.kube/config --dir /tmp/cluster",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("give-to") {
+				return giveFolder(dir, giveTo)
+			}
 			surviveSignals()
 			path, err := settingsPath(cmd)
 			if err != nil {
@@ -56,6 +60,7 @@ clusterPolicies.publicKey and log.`,
 	}
 	cmd.Flags().StringVar(&dir, "dir", cluster.DefaultDir, "folder to write to")
 	cmd.Flags().StringVar(&listen, "listen", ":9479", "address of /metrics and /healthz; empty: none")
+	cmd.Flags().IntVar(&giveTo, "give-to", 0, "make the folder, give it to this user by number, and end")
 	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "file that says where the API server is (default: the pod's service account)")
 	return cmd
 }

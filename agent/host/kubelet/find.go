@@ -82,9 +82,9 @@ func layoutOf(t tree, f Facts, c command) (string, error) {
 	case has(c, configDirFlag):
 		return ConfigDir, nil
 	case has(c, configFlag):
-		return "config", nil
+		return ConfigFile, nil
 	}
-	return "flags", nil
+	return Flags, nil
 }
 
 // fill reads what decides, from a command line down.

@@ -35,6 +35,9 @@ const (
 	RKE2      = "rke2"
 	EKS       = "eks"
 	ConfigDir = "config-dir"
+	// ConfigFile is a kubelet with a KubeletConfiguration that none of the above set up, Flags one that has none.
+	ConfigFile = "config"
+	Flags      = "flags"
 )
 
 // DefaultEndpoint is what kubelet uses where nothing is set.
@@ -117,7 +120,7 @@ func Find(f Facts, layout string) (Endpoint, error) {
 		e, err = findFile(t, f, path.Clean(layout))
 	case layout == K3s || layout == RKE2 || (layout == Auto || layout == "") && SharesUnit(f.Unit):
 		e, err = findRancher(t, f, layout)
-	case slices.Contains([]string{"", Auto, Kubeadm, Kind, GKE, EKS, ConfigDir}, layout):
+	case slices.Contains([]string{"", Auto, Kubeadm, Kind, GKE, EKS, ConfigDir, ConfigFile, Flags}, layout):
 		e, err = findKubelet(t, f, layout)
 	default:
 		return Endpoint{}, fmt.Errorf("kubelet layout %q is unknown: use auto, kubeadm, kind, gke, k3s, rke2, eks, config-dir or the absolute path of a file", layout)
