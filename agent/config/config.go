@@ -31,6 +31,7 @@ type Config struct {
 	Policies        Policies        `yaml:"policies"`
 	ClusterPolicies ClusterPolicies `yaml:"clusterPolicies"`
 	Namespaces      Namespaces      `yaml:"namespaces"`
+	Sandbox         Sandbox         `yaml:"sandbox"`
 	Trust           Trust           `yaml:"trust"`
 	Verification    Verification    `yaml:"verification"`
 	Cache           Cache           `yaml:"cache"`

@@ -51,6 +51,7 @@ clusterPolicies:
     DXoFe07ohVkMywQYyXgsk5quGYDF8O6LBCpeukkjzxyY+S9eH5fYSovr2g==
     -----END PUBLIC KEY-----
 namespaces: {enforce: [prod, "team-*"], exempt: [kube-system], file: /n}
+sandbox: {image: registry.example/pause:1, refuse: true}
 trust: {dir: /t, cacheDir: /u, refresh: 3h, updatePublicGood: false, roots: [{name: corp, file: /r.json}]}
 verification: {createTimeout: 5s, pullTimeout: 6s}
 cache: {size: 7, allowTTL: 8m, denyTTL: 9s}
@@ -69,6 +70,7 @@ log: {format: text, level: debug}
 		Policies:        Policies{"/p", "warn"},
 		ClusterPolicies: ClusterPolicies{"/c", pemKey},
 		Namespaces:      Namespaces{Scope{Globs: Globs{"prod", "team-*"}}, Globs{"kube-system"}, "/n"},
+		Sandbox:         Sandbox{"registry.example/pause:1", true},
 		Trust:           Trust{"/t", "/u", Duration(3 * time.Hour), false, RootFiles{{"corp", "/r.json"}}},
 		Verification:    Verification{Duration(5 * time.Second), Duration(6 * time.Second)},
 		Cache:           Cache{7, Duration(8 * time.Minute), Duration(9 * time.Second)},

@@ -123,6 +123,7 @@ func (c *Config) validate() error {
 	oneOf("policies.noMatch", c.Policies.NoMatch, "deny", "warn", "allow")
 	c.ClusterPolicies.validate(fault, path)
 	c.Namespaces.validate(fault, path)
+	c.Sandbox.validate(fault)
 	c.Trust.validate(fault, path)
 	within("verification.createTimeout", time.Duration(c.Verification.CreateTimeout), 100*time.Millisecond, kubeletTimeout-10*time.Second)
 	within("verification.pullTimeout", time.Duration(c.Verification.PullTimeout), 100*time.Millisecond, 10*time.Minute)
