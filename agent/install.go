@@ -15,6 +15,7 @@ import (
 	"github.com/cosentry/cosentry/agent/canary"
 	"github.com/cosentry/cosentry/agent/config"
 	"github.com/cosentry/cosentry/agent/host"
+	"github.com/cosentry/cosentry/agent/host/files"
 	"github.com/cosentry/cosentry/agent/host/kubelet"
 	"github.com/cosentry/cosentry/agent/host/peers"
 	"github.com/cosentry/cosentry/systemd/manager"
@@ -94,7 +95,7 @@ Exit status: 0 installed, 2 not installed.`,
 	return cmd
 }
 
-// options are those that the flags ask for, with this host's systemd and proofs on this host.
+// options are those that the flags ask for, with this host's systemd and proofs on it.
 func (f *hostFlags) options(ctx context.Context, out io.Writer) (host.Options, error) {
 	for _, c := range []struct {
 		flag, value string
@@ -118,20 +119,29 @@ func (f *hostFlags) options(ctx context.Context, out io.Writer) (host.Options, e
 	return host.Options{
 		Root: root, Runtime: f.runtime, Kubelet: f.kubelet, Mode: f.mode,
 		Binary: "/proc/self/exe", Version: buildVersion(), Settings: f.settings, Policies: f.policies,
-		Systemd: sd, Proofs: proofs{root: root, healthz: f.healthz}, Out: out,
+		Systemd: sd, Proofs: hostProofs{root: root, healthz: f.healthz}, Out: out,
 	}, nil
 }
 
-// proofs finds out on a host whose root is at root, in whose network namespace this is, what an installation has to show.
-type proofs struct{ root, healthz string }
+// hostProofs finds out on a host whose root is at root, in whose network namespace this is, what an installation has to show.
+type hostProofs struct{ root, healthz string }
 
 // settings are those that the host's agent runs with.
-func (p proofs) settings() (config.Config, error) {
-	return config.Load(filepath.Join(p.root, host.ConfigFile))
+func (p hostProofs) settings() (config.Config, error) {
+	tree, err := files.Open(p.root)
+	if err != nil {
+		return config.Config{}, err
+	}
+	defer tree.Close()
+	here, err := tree.Path(host.ConfigFile) // its links are the host's
+	if err != nil {
+		return config.Config{}, err
+	}
+	return config.Load(here)
 }
 
 // Canary has an unsigned image pulled.
-func (p proofs) Canary(ctx context.Context, socket string) error {
+func (p hostProofs) Canary(ctx context.Context, socket string) error {
 	c, err := p.settings()
 	if err != nil {
 		return err
@@ -149,7 +159,7 @@ func (p proofs) Canary(ctx context.Context, socket string) error {
 }
 
 // Connected says whether a process of the unit is a client of the socket.
-func (p proofs) Connected(ctx context.Context, socket, unit string) (bool, error) {
+func (p hostProofs) Connected(ctx context.Context, socket, unit string) (bool, error) {
 	s, err := peers.Inspect(ctx, p.root, socket)
 	if err != nil {
 		return false, err
@@ -163,7 +173,7 @@ func (p proofs) Connected(ctx context.Context, socket, unit string) (bool, error
 }
 
 // Healthy asks kubelet.
-func (p proofs) Healthy(ctx context.Context) error {
+func (p hostProofs) Healthy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.healthz, nil)

@@ -45,7 +45,7 @@ func (h *Host) planBinary(p *Plan) error {
 		return fmt.Errorf("reading the binary to install: %w", err)
 	}
 	defer f.Close()
-	sum, err := hashOf(f)
+	sum, err := h.hashes.of(f)
 	if err != nil {
 		return fmt.Errorf("reading the binary to install: %w", err)
 	}
@@ -72,7 +72,7 @@ func (h *Host) differs(b Binary) (bool, error) {
 		return true, err
 	}
 	defer f.Close()
-	sum, err := hashOf(f)
+	sum, err := h.hashes.of(f)
 	if err != nil {
 		return true, fmt.Errorf("reading %s: %w", b.Path, err)
 	}
@@ -163,4 +163,3 @@ func (h *Host) prune(dir string, keep ...Binary) {
 		}
 	}
 }
-

@@ -111,8 +111,9 @@ type Options struct {
 
 // Host is a host on which cosentry is, or shall be.
 type Host struct {
-	o    Options
-	tree *files.Tree
+	o      Options
+	tree   *files.Tree
+	hashes *hashes
 }
 
 // New opens the host.
@@ -133,7 +134,7 @@ func New(o Options) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Host{o: o, tree: tree}, nil
+	return &Host{o: o, tree: tree, hashes: &hashes{}}, nil
 }
 
 // Close lets go of the host.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-
 	"github.com/cosentry/cosentry/agent/host/files"
 	"github.com/cosentry/cosentry/systemd"
 )
@@ -100,4 +99,3 @@ func option(options, name string) (string, bool) {
 	}
 	return "", false
 }
-

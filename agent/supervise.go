@@ -1,0 +1,165 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cosentry/cosentry/agent/config"
+	"github.com/cosentry/cosentry/agent/host"
+	"github.com/cosentry/cosentry/agent/sight"
+)
+
+func superviseCommand() *cobra.Command {
+	var f hostFlags
+	var listen string
+	var every time.Duration
+	cmd := &cobra.Command{
+		Use:   "supervise",
+		Short: "Keep a host as cosentry install left it",
+		Long: `Look at the host again and again: is the binary there, are settings, units and kubelet's drop-in as they were
+written, do socket and agent run, is kubelet told the agent's socket and connected to it? What stays wrong is mended by
+installing once more, as after a boot that lost /etc. cosentry is never taken off, and a host from which somebody took it
+is left alone. /metrics has the agent's metrics and the host's, /healthz says that this command lives, /readyz
+that the host is as installed and the agent ready.
+
+It runs in a pod of the DaemonSet, in the host's network, until SIGTERM.`,
+		Example: "  cosentry supervise --host-root /host",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			surviveSignals()
+			log := newLog(config.Default().Log, os.Stderr)
+			o, err := f.options(cmd.Context(), logged{log})
+			if err != nil {
+				return err
+			}
+			h, err := host.New(o)
+			if err != nil {
+				return err
+			}
+			defer h.Close()
+			s := &host.Supervisor{Host: h, Log: log, Every: every, Patience: 3, Longest: 5 * time.Minute, RepairTimeout: 8 * time.Minute}
+			log.Info("watching the host", "root", o.Root, "interval", every, "version", buildVersion())
+			group, ctx := errgroup.WithContext(cmd.Context())
+			group.Go(func() error { return s.Run(ctx) })
+			if listen != "" {
+				agent := agentAt{hostProofs{root: o.Root}}
+				group.Go(func() error { return sight.ServeHandler(ctx, listen, superviseHandler(s, agent, every), log) })
+			}
+			return group.Wait()
+		},
+	}
+	f.addInstall(cmd)
+	cmd.Flags().StringVar(&listen, "listen", ":9478", "address of /metrics, /healthz and /readyz; empty: none")
+	cmd.Flags().DurationVar(&every, "interval", 10*time.Second, "how often to look")
+	return cmd
+}
+
+// logged writes the lines of an installation to a log.
+type logged struct{ log *slog.Logger }
+
+func (l logged) Write(p []byte) (int, error) {
+	l.log.Info("installing", "step", strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// agentAt asks the agent of the host on the loopback address of its settings.
+type agentAt struct{ hostProofs }
+
+// maxAgentMetrics bounds the agent's metrics, in bytes. Real ones are under 64 KiB.
+const maxAgentMetrics = 16 << 20
+
+// get gets what the agent has at path. The address is loopback whatever the settings say: they were checked.
+func (a agentAt) get(ctx context.Context, path string) ([]byte, error) {
+	c, err := a.settings()
+	if err != nil {
+		return nil, err
+	}
+	if c.HTTP.Address == "" {
+		return nil, errors.New("http.address is empty in the settings, so the agent cannot be asked")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.HTTP.Address+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("asking the agent: %w", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAgentMetrics+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("asking the agent: %w", err)
+	case len(body) > maxAgentMetrics:
+		return nil, fmt.Errorf("the agent's answer is longer than %d bytes", maxAgentMetrics)
+	case resp.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("the agent says %s: %.300q", resp.Status, bytes.TrimSpace(body))
+	}
+	return body, nil
+}
+
+// superviseHandler is what supervise shows.
+func superviseHandler(s *host.Supervisor, agent agentAt, every time.Duration) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		text, err := superviseMetrics(r.Context(), s.Seen(), agent)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", string(expfmt.NewFormat(expfmt.TypeTextPlain)))
+		_, _ = w.Write(text)
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		// A mending may take minutes, and is no reason to be ended.
+		if at := s.Seen().At; !at.IsZero() && time.Since(at) > s.RepairTimeout+5*every {
+			http.Error(w, "the host was last looked at "+at.UTC().Format(time.RFC3339), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if why := notReady(r.Context(), s.Seen(), agent); why != "" {
+			http.Error(w, why, http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	return mux
+}
+
+// notReady says why this host is not guarded as it was installed; "" if it is.
+func notReady(ctx context.Context, seen host.Seen, agent agentAt) string {
+	switch {
+	case seen.At.IsZero():
+		return "the host was not looked at yet"
+	case seen.Left:
+		return "cosentry was taken off this host"
+	case seen.Phase != host.Installed:
+		return "cosentry is not installed on this host"
+	}
+	var all []string
+	for _, f := range seen.Faults {
+		all = append(all, f.What+": "+f.Why)
+	}
+	if len(all) == 0 {
+		if _, err := agent.get(ctx, "/readyz"); err != nil {
+			all = append(all, err.Error())
+		}
+	}
+	return strings.Join(all, "\n")
+}
