@@ -1,9 +1,12 @@
 # Root and Linux are needed for demo, test and bench: they start containers.
 # Everything is built or fetched into bin/ and .cache/; `make clean` removes both.
-.PHONY: build demo test bench lint tools clean
+.PHONY: build image demo test bench lint tools clean
 
 build: ## the binary, bin/cosentry
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/cosentry ./agent
+
+image: ## the container image for amd64 and arm64, an OCI layout in bin/image
+	go run ./deploy/image
 
 demo: build ## what runs and what is refused, on a real containerd
 	integration/tools/setup.sh

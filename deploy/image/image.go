@@ -22,8 +22,8 @@ import (
 // binaryPath is where the one file of the image is.
 const binaryPath = "/cosentry"
 
-// binary is cosentry for one platform.
-type binary struct {
+// build is cosentry for one platform.
+type build struct {
 	platform v1.Platform
 	data     []byte
 }
@@ -53,12 +53,12 @@ func (a about) labels() map[string]string {
 }
 
 // index is the image for all platforms: one layer with one file each.
-func index(a about, binaries []binary) (v1.ImageIndex, error) {
-	if len(binaries) == 0 {
+func index(a about, builds []build) (v1.ImageIndex, error) {
+	if len(builds) == 0 {
 		return nil, errors.New("an image for no platform")
 	}
 	all := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
-	for _, b := range binaries {
+	for _, b := range builds {
 		img, err := image(a, b)
 		if err != nil {
 			return nil, fmt.Errorf("image for %s: %w", b.platform.String(), err)
@@ -69,7 +69,7 @@ func index(a about, binaries []binary) (v1.ImageIndex, error) {
 	return mutate.Annotations(all, a.labels()).(v1.ImageIndex), nil
 }
 
-func image(a about, b binary) (v1.Image, error) {
+func image(a about, b build) (v1.Image, error) {
 	if err := static(b.data); err != nil {
 		return nil, err
 	}
@@ -88,10 +88,14 @@ func image(a about, b binary) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
 	return mutate.ConfigFile(img, &v1.ConfigFile{
 		OS: b.platform.OS, Architecture: b.platform.Architecture, Variant: b.platform.Variant, Created: v1.Time{Time: a.created},
-		RootFS:  must(img.ConfigFile()).RootFS,
-		History: must(img.ConfigFile()).History,
+		RootFS:  config.RootFS,
+		History: config.History,
 		Config: v1.Config{
 			Entrypoint: []string{binaryPath},
 			Cmd:        []string{"version"},
@@ -101,14 +105,6 @@ func image(a about, b binary) (v1.Image, error) {
 			Labels:     a.labels(),
 		},
 	})
-}
-
-// must is for the config of an image that is made in memory.
-func must(c *v1.ConfigFile, err error) *v1.ConfigFile {
-	if err != nil {
-		panic(err)
-	}
-	return c
 }
 
 // archive is the layer: one file, owned by root, of no time.

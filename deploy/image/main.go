@@ -47,7 +47,7 @@ func run(ctx context.Context, out, platforms, version, repository string) error 
 		return err
 	}
 	defer os.RemoveAll(scratch)
-	var binaries []binary
+	var builds []build
 	for _, name := range strings.Split(platforms, ",") {
 		platform, err := v1.ParsePlatform(name)
 		if err != nil {
@@ -57,9 +57,9 @@ func run(ctx context.Context, out, platforms, version, repository string) error 
 		if err != nil {
 			return fmt.Errorf("building for %s: %w", name, err)
 		}
-		binaries = append(binaries, binary{platform: *platform, data: data})
+		builds = append(builds, build{platform: *platform, data: data})
 	}
-	idx, err := index(a, binaries)
+	idx, err := index(a, builds)
 	if err != nil {
 		return err
 	}
