@@ -46,11 +46,10 @@ clusterPolicies.publicKey and log.`,
 			if err != nil {
 				return err
 			}
-			keys, err := cluster.ParseKeys("")
+			keys, err := cluster.ParseKeys(c.ClusterPolicies.PublicKey)
 			if err != nil {
 				return err
 			}
-			_ = c
 			config, err := apiServer(kubeconfig)
 			if err != nil {
 				return err

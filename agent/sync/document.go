@@ -77,8 +77,7 @@ type parsed struct {
 	err   error
 }
 
-// parse reads documents, each of which must be the one that its object says that it is: an object of one name with a
-// signed document of another could stand in for it.
+// parse reads documents to see what they refer to. That each is the one that its file says is for the loader to see.
 func (s *Sync) parse(documents []cluster.File) ([]*policy.Policy, error) {
 	kept := map[parsedKey]parsed{}
 	var all []*policy.Policy
@@ -105,19 +104,6 @@ func parseOne(d cluster.File) (p parsed) {
 		p.found, err = policy.Parse(what, d.Data)
 		return err
 	})
-	if p.err != nil {
-		return p
-	}
-	names := map[string][]string{}
-	for _, found := range p.found.Policies {
-		names[cluster.KindPolicy] = append(names[cluster.KindPolicy], found.Name)
-	}
-	for _, found := range p.found.TrustRoots {
-		names[cluster.KindTrustRoot] = append(names[cluster.KindTrustRoot], found.Name)
-	}
-	if len(names) != 1 || !slices.Equal(names[d.Kind], []string{d.Name}) {
-		return parsed{err: fmt.Errorf("%s: the document in its annotation is not one %s of this name", what, d.Kind)}
-	}
 	return p
 }
 
