@@ -28,18 +28,20 @@ type agent struct {
 	log    *slog.Logger
 	socket string // that is served
 
-	metrics    *metrics.Metrics
-	records    *audit.Log
-	refusals   *refusals     // goes before records
-	lost       atomic.Uint64 // records
-	fetcher    *evidence.Fetcher
-	verifier   *verify.Verifier
-	keeper     *trust.Keeper // of what policies refer to
-	policies   *reload.Policies
-	namespaces *namespaces.Namespaces
-	conn       *grpc.ClientConn // for the gate's own look-ups
-	images     *node.Node
-	proxy      *criproxy.Proxy
+	metrics       *metrics.Metrics
+	records       *audit.Log
+	refusals      *refusals     // goes before records
+	lost          atomic.Uint64 // records
+	fetcher       *evidence.Fetcher
+	verifier      *verify.Verifier
+	keeper        *trust.Keeper // of what policies refer to
+	policies      *reload.Policies
+	cluster       *reload.Cluster // the cluster's policies; nil: it has no say
+	clusterKeeper *trust.Keeper   // of what these refer to
+	namespaces    *namespaces.Namespaces
+	conn          *grpc.ClientConn // for the gate's own look-ups
+	images        *node.Node
+	proxy         *criproxy.Proxy
 }
 
 // assemble puts an agent together, from what records and judges to what asks for it. Nothing is served yet.
@@ -57,6 +59,9 @@ func assemble(c config.Config, log *slog.Logger) (_ *agent, err error) {
 		return nil, err
 	}
 	if err := a.setUpVerifier(); err != nil {
+		return nil, err
+	}
+	if err := a.setUpClusterPolicies(); err != nil {
 		return nil, err
 	}
 	if err := a.setUpNamespaces(); err != nil {
@@ -103,15 +108,11 @@ func (a *agent) setUpVerifier() (err error) {
 	if a.fetcher, err = newFetcher(c, a.log, a.metrics); err != nil {
 		return err
 	}
-	var keeper verify.Keeper
-	if c.Evidence.Dir != "" {
-		if store, err := evidence.OpenStore(c.Evidence.Dir, int(c.Evidence.Size), a.log); err != nil {
-			a.log.Warn("signatures are not kept on disk", "error", err)
-		} else {
-			keeper = store
-		}
+	kept := evidenceKept{own: a.openStore()}
+	if c.ClusterPolicies.Dir != "" {
+		kept.cluster = a.openStore(clusterFolder)
 	}
-	if a.verifier, err = newVerifier(c, a.fetcher, newLogs(a.metrics), keeper, a.metrics); err != nil {
+	if a.verifier, err = newVerifier(c, a.fetcher, newLogs(a.metrics), kept, a.metrics); err != nil {
 		return err
 	}
 	a.policies = reload.New(c.Policies.Dir, a.keeper, a.verifier, a.metrics, a.log)
@@ -121,7 +122,7 @@ func (a *agent) setUpVerifier() (err error) {
 
 // setUpNamespaces finds out where images are judged.
 func (a *agent) setUpNamespaces() (err error) {
-	o := namespaceOptions(a.config.Namespaces)
+	o := namespaceOptions(a.config)
 	o.Log = a.log
 	if a.namespaces, err = namespaces.New(o); err != nil {
 		return err
@@ -132,8 +133,12 @@ func (a *agent) setUpNamespaces() (err error) {
 }
 
 // namespaceOptions are those of the settings, still without a log.
-func namespaceOptions(c config.Namespaces) namespaces.Options {
+func namespaceOptions(settings config.Config) namespaces.Options {
+	c := settings.Namespaces
 	o := namespaces.Options{Exempt: c.Exempt}
+	if settings.LabelsFromCluster() {
+		o.ForCluster, o.Root = true, settings.ClusterPolicies.Dir
+	}
 	switch c.Enforce.Mode {
 	case config.ScopeAll:
 	case config.ScopeLabelled:
@@ -224,16 +229,20 @@ func newLogs(m *metrics.Metrics) *evidence.Logs {
 	return evidence.NewLogs(o)
 }
 
-func newVerifier(c config.Config, source verify.Source, prover verify.Prover, keeper verify.Keeper, m *metrics.Metrics) (*verify.Verifier, error) {
+// evidenceKept is where evidence is kept for the policies of either layer; each may be nil.
+type evidenceKept struct{ own, cluster verify.Keeper }
+
+func newVerifier(c config.Config, source verify.Source, prover verify.Prover, kept evidenceKept, m *metrics.Metrics) (*verify.Verifier, error) {
 	o := verify.Options{
-		Source:       source,
-		Prover:       prover,
-		Keeper:       keeper,
-		NoMatch:      verify.NoMatch(c.Policies.NoMatch),
-		CacheSize:    int(c.Cache.Size),
-		AllowTTL:     time.Duration(c.Cache.AllowTTL),
-		DenyTTL:      time.Duration(c.Cache.DenyTTL),
-		FetchTimeout: time.Duration(max(c.Verification.CreateTimeout, c.Verification.PullTimeout)),
+		Source:        source,
+		Prover:        prover,
+		Keeper:        kept.own,
+		ClusterKeeper: kept.cluster,
+		NoMatch:       verify.NoMatch(c.Policies.NoMatch),
+		CacheSize:     int(c.Cache.Size),
+		AllowTTL:      time.Duration(c.Cache.AllowTTL),
+		DenyTTL:       time.Duration(c.Cache.DenyTTL),
+		FetchTimeout:  time.Duration(max(c.Verification.CreateTimeout, c.Verification.PullTimeout)),
 	}
 	if m != nil {
 		o.Cache, o.Judged = m.Cache, m.Judged

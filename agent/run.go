@@ -123,6 +123,11 @@ func (a *agent) serve(ctx context.Context, listener net.Listener, hangups <-chan
 	group.Go(func() error { return a.policies.Watch(ctx, hangups) })
 	group.Go(func() error { return a.keeper.Run(ctx) })
 	group.Go(func() error { a.policies.Follow(ctx, a.keeper.Changed()); return nil })
+	if a.cluster != nil {
+		group.Go(func() error { a.cluster.Watch(ctx, moreHangups()); return nil })
+		group.Go(func() error { return a.clusterKeeper.Run(ctx) })
+		group.Go(func() error { a.cluster.Follow(ctx, a.clusterKeeper.Changed()); return nil })
+	}
 	group.Go(func() error { a.namespaces.Watch(ctx, moreHangups()); return nil })
 	group.Go(func() error { a.images.Watch(ctx); return nil })
 	group.Go(func() error { a.refusals.recall(ctx, c.Audit.Dir); return nil })

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/connectivity"
 
 	"github.com/cosentry/cosentry/agent/config"
+	"github.com/cosentry/cosentry/agent/reload"
 	"github.com/cosentry/cosentry/agent/sight"
 )
 
@@ -21,6 +22,11 @@ func (a *agent) ready() error {
 	}
 	if s := a.policies.State(); s.Revision == "" {
 		return fmt.Errorf("no policies are in force: %s", s.Broken)
+	}
+	if a.cluster != nil {
+		if s := a.cluster.State(); s.State == reload.ClusterBroken && s.Revision == "" {
+			return fmt.Errorf("the cluster's policies cannot be loaded: %s", s.Broken)
+		}
 	}
 	if err := a.records.Fault(); err != nil && a.config.Audit.Required {
 		return fmt.Errorf("audit.required is set and records cannot be written: %w", err)
@@ -41,11 +47,12 @@ func (a *agent) status() sight.Status {
 		Policies: sight.Policies{
 			Revision: p.Revision, Count: p.Count, Loaded: p.Loaded, Names: p.Names, Warnings: p.Warnings, Broken: p.Broken,
 		},
-		Namespaces:     a.namespacesStatus(),
-		Trust:          a.trustStatus(),
-		NoMatch:        c.Policies.NoMatch,
-		CachedVerdicts: a.verifier.Cached(),
-		Decisions:      a.metrics.Decisions(),
+		ClusterPolicies: a.clusterStatus(),
+		Namespaces:      a.namespacesStatus(),
+		Trust:           a.trustStatus(),
+		NoMatch:         c.Policies.NoMatch,
+		CachedVerdicts:  a.verifier.Cached(),
+		Decisions:       a.metrics.Decisions(),
 		Audit: sight.Audit{
 			Dir: c.Audit.Dir, Required: c.Audit.Required, Sequence: head.Seq, Hash: head.Hash,
 			Queued: a.records.Queued(), Lost: a.lost.Load(),

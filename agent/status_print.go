@@ -48,6 +48,7 @@ func printStatus(w io.Writer, s sight.Status, output string) error {
 		row("BROKEN", "the files on disk are not in force: %s", s.Policies.Broken)
 	}
 	row("no match", "%s", s.NoMatch)
+	clusterRows(s.ClusterPolicies, time.Now(), row)
 	namespaceRows(s.Namespaces, row)
 	trustRows(s.Trust, time.Now(), row)
 	row("cache", "%d verdicts", s.CachedVerdicts)
@@ -129,6 +130,9 @@ func soon(end, now time.Time) bool { return !end.IsZero() && end.Sub(now) < expi
 // trustRow is one of them. Expires and Ends are told apart: after the one nothing is accepted any more, after the other
 // what was signed before still is.
 func trustRow(t sight.Trust, now time.Time, row rower) {
+	if t.Layer != "" {
+		t.Kind = t.Layer + " " + t.Kind
+	}
 	words := t.Name
 	if !t.Expires.IsZero() {
 		words += ", until " + t.Expires.Format(time.RFC3339)

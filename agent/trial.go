@@ -79,7 +79,7 @@ func (t trial) judge(ctx context.Context, kept *recorder) (verify.Verdict, error
 	if t.evidence == "" {
 		kept.logs, prover = newLogs(nil), kept
 	}
-	verifier, err := newVerifier(t.config, kept, prover, nil, nil)
+	verifier, err := newVerifier(t.config, kept, prover, evidenceKept{}, nil)
 	if err != nil {
 		return verify.Verdict{}, err
 	}

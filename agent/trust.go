@@ -7,6 +7,7 @@ import (
 	"github.com/cosentry/cosentry/agent/config"
 	"github.com/cosentry/cosentry/agent/metrics"
 	"github.com/cosentry/cosentry/agent/sight"
+	"github.com/cosentry/cosentry/verify"
 	"github.com/cosentry/cosentry/verify/trust"
 )
 
@@ -33,17 +34,27 @@ func (a *agent) setUpTrust() (err error) {
 		return err
 	}
 	a.metrics.WatchTrust(trustKinds(), func() (all []metrics.Trust) {
-		for _, s := range a.keeper.Status() {
-			all = append(all, metrics.Trust{Kind: s.Kind, Name: s.Name, OK: s.OK, Unkept: s.Disk != "", Root: s.Kind == trust.KindRoot, Expires: s.Expires, Ends: s.Ends})
+		for _, s := range a.trustStatus() {
+			all = append(all, metrics.Trust{Kind: s.Kind, Name: s.Name, Cluster: s.Layer != "", OK: s.OK, Unkept: s.Disk != "", Root: s.Kind == trust.KindRoot, Expires: s.Expires, Ends: s.Ends})
 		}
 		return all
 	})
 	return nil
 }
 
+// trustStatus has what the node's own policies refer to first.
 func (a *agent) trustStatus() (all []sight.Trust) {
-	for _, s := range a.keeper.Status() {
-		all = append(all, sight.Trust(s))
+	tell := func(layer verify.Layer, k *trust.Keeper) {
+		for _, s := range k.Status() {
+			all = append(all, sight.Trust{
+				Layer: string(layer), Name: s.Name, Kind: s.Kind, OK: s.OK, Error: s.Error,
+				Fetched: s.Fetched, Expires: s.Expires, Ends: s.Ends, Disk: s.Disk, From: s.From,
+			})
+		}
+	}
+	tell(verify.NodeLayer, a.keeper)
+	if a.clusterKeeper != nil {
+		tell(verify.ClusterLayer, a.clusterKeeper)
 	}
 	return all
 }

@@ -70,7 +70,7 @@ func (t trial) exempt() (note string, err error) {
 	if t.pod == nil {
 		return "", nil
 	}
-	o := namespaceOptions(t.config.Namespaces)
+	o := namespaceOptions(t.config)
 	o.Log = quiet()
 	n, err := namespaces.New(o)
 	if err != nil || n.Enforced(t.pod.Namespace) {

@@ -82,8 +82,12 @@ func TestEveryMethod(t *testing.T) {
 			{Kind: "trust root", Name: "ca", OK: true, Root: true, Ends: time.Unix(6000, 0)},
 			{Kind: "trust root", Name: "corp", Root: true, Expires: time.Unix(10, 0), Ends: time.Unix(20, 0)},
 			{Kind: "kms key", Name: "awskms:///x", OK: true, Unkept: true, Expires: soon},
+			{Kind: "trust root", Name: "corp", Cluster: true, Root: true, Expires: time.Unix(30, 0)}, // of the same name
+			{Kind: "kms key", Name: "awskms:///x", Cluster: true, OK: true, Unkept: true},
 		}
 	})
+	cluster := Cluster{State: "good", Revision: "cccc", Count: 3, Skipped: 2, Heartbeat: time.Unix(7000, 0)}
+	m.WatchCluster([]string{"good", "broken"}, func() Cluster { return cluster })
 	m.TrustFetched("kms key", "awskms:///x", errors.New("no answer"))
 	m.TrustFetched("kms key", "awskms:///x", nil)
 
@@ -114,11 +118,17 @@ func TestEveryMethod(t *testing.T) {
 	golden(t, "used.prom", own)
 
 	m.PoliciesLoaded("bbbb", 2, time.Unix(4000, 0))
-	up, fault, file = false, nil, "missing"
+	up, fault, file, cluster = false, nil, "missing", Cluster{State: "broken"}
 	own, _ = scrape(t, m)
 	for _, line := range []string{"cosentry_policy_broken 0", "cosentry_runtime_up 0", "cosentry_audit_writable 1", `cosentry_namespaces_file{state="good"} 0`, `cosentry_namespaces_file{state="missing"} 1`} {
 		if !strings.Contains(own, line+"\n") {
 			t.Errorf("after all was mended, %s is missing in\n%s", line, own)
+		}
+	}
+
+	for _, name := range []string{"cosentry_cluster_policy_info{", "cosentry_cluster_heartbeat_timestamp_seconds "} {
+		if strings.Contains(own, "\n"+name) {
+			t.Errorf("with nothing in force, %s is there", name)
 		}
 	}
 

@@ -9,7 +9,9 @@ import (
 // Trust is how things stand with one reference of a policy.
 type Trust struct {
 	Kind, Name string
-	OK         bool
+	// Cluster says that a policy of the cluster refers to it, and not one of the node's own.
+	Cluster bool
+	OK      bool
 	// Unkept says that the disk does not hold what is in use.
 	Unkept bool
 	// Root says that it is a trust root, Expires when it will not be used any more, and Ends when no authority of some kind
@@ -19,15 +21,16 @@ type Trust struct {
 }
 
 // WatchTrust adds gauges that say how things stand with what policies refer to. It may be called once. Kinds are the same
-// as in Options. The name of a trust root is a label: it is the node's owner who chooses it.
+// as in Options. The name of a trust root is a label: it is the node's owner who chooses it, or who may write TrustRoots in the cluster, and
+// there are only so many.
 func (m *Metrics) WatchTrust(kinds []string, states func() []Trust) {
 	m.registry.MustRegister(&trust{
 		kinds:  kinds,
 		states: states,
-		expiry: prometheus.NewDesc("cosentry_trust_root_expiry_timestamp_seconds", "When a trust root expires, in seconds since the epoch, by its name. Those that never do are left out.", []string{"root"}, nil),
-		ends:   prometheus.NewDesc("cosentry_trust_root_signing_end_timestamp_seconds", "When no authority of some kind (certificate authorities, logs, timestamps) in a trust root still signs, in seconds since the epoch, by its name. What was signed before is accepted afterwards too. Those without a known end are left out.", []string{"root"}, nil),
-		unkept: prometheus.NewDesc("cosentry_trust_unkept", "What was fetched for policies and is in use, or was withdrawn, while trust.cacheDir could not be made to say the same, by kind. It would be missing, or used again, after a restart.", []string{"kind"}, nil),
-		broken: prometheus.NewDesc("cosentry_trust_unusable", "References of policies that cannot be used now, because what they refer to is not there, was never reached or has expired, by kind.", []string{"kind"}, nil),
+		expiry: prometheus.NewDesc("cosentry_trust_root_expiry_timestamp_seconds", "When a trust root expires, in seconds since the epoch, by its name and whose policies it is for (node, cluster). Those that never do are left out.", []string{"layer", "root"}, nil),
+		ends:   prometheus.NewDesc("cosentry_trust_root_signing_end_timestamp_seconds", "When no authority of some kind (certificate authorities, logs, timestamps) in a trust root still signs, in seconds since the epoch, by its name and whose policies it is for (node, cluster). What was signed before is accepted afterwards too. Those without a known end are left out.", []string{"layer", "root"}, nil),
+		unkept: prometheus.NewDesc("cosentry_trust_unkept", "What was fetched for policies and is in use, or was withdrawn, while trust.cacheDir could not be made to say the same, by kind and by whose policies it is for (node, cluster). It would be missing, or used again, after a restart.", []string{"layer", "kind"}, nil),
+		broken: prometheus.NewDesc("cosentry_trust_unusable", "References of policies that cannot be used now, because what they refer to is not there, was never reached or has expired, by kind and by whose policies they are (node, cluster).", []string{"layer", "kind"}, nil),
 	})
 }
 
@@ -46,28 +49,33 @@ func (t *trust) Describe(out chan<- *prometheus.Desc) {
 }
 
 func (t *trust) Collect(out chan<- prometheus.Metric) {
-	unusable, unkept, roots := map[string]int{}, map[string]int{}, map[string]bool{}
+	type of struct{ layer, name string }
+	unusable, unkept, roots := map[of]int{}, map[of]int{}, map[of]bool{}
 	for _, s := range t.states() {
+		layer := either(s.Cluster, "cluster", "node")
 		if !s.OK {
-			unusable[s.Kind]++
+			unusable[of{layer, s.Kind}]++
 		}
 		if s.Unkept {
-			unkept[s.Kind]++
+			unkept[of{layer, s.Kind}]++
 		}
-		if !s.Root || roots[s.Name] { // a name twice would end the whole scrape
+		root := of{layer, s.Name}
+		if !s.Root || roots[root] { // a name twice would end the whole scrape
 			continue
 		}
-		roots[s.Name] = true
+		roots[root] = true
 		if !s.Expires.IsZero() {
-			out <- prometheus.MustNewConstMetric(t.expiry, prometheus.GaugeValue, float64(s.Expires.Unix()), s.Name)
+			out <- prometheus.MustNewConstMetric(t.expiry, prometheus.GaugeValue, float64(s.Expires.Unix()), layer, s.Name)
 		}
 		if !s.Ends.IsZero() {
-			out <- prometheus.MustNewConstMetric(t.ends, prometheus.GaugeValue, float64(s.Ends.Unix()), s.Name)
+			out <- prometheus.MustNewConstMetric(t.ends, prometheus.GaugeValue, float64(s.Ends.Unix()), layer, s.Name)
 		}
 	}
-	for _, kind := range t.kinds {
-		out <- prometheus.MustNewConstMetric(t.broken, prometheus.GaugeValue, float64(unusable[kind]), kind)
-		out <- prometheus.MustNewConstMetric(t.unkept, prometheus.GaugeValue, float64(unkept[kind]), kind)
+	for _, layer := range []string{"node", "cluster"} {
+		for _, kind := range t.kinds {
+			out <- prometheus.MustNewConstMetric(t.broken, prometheus.GaugeValue, float64(unusable[of{layer, kind}]), layer, kind)
+			out <- prometheus.MustNewConstMetric(t.unkept, prometheus.GaugeValue, float64(unkept[of{layer, kind}]), layer, kind)
+		}
 	}
 }
 

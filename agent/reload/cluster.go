@@ -109,7 +109,9 @@ func (c *Cluster) Dir() string { return c.o.Dir }
 // and until the policies are there what they could refuse is.
 func (c *Cluster) Start(patience time.Duration) {
 	if _, err := cluster.CurrentID(c.o.Dir); !errors.Is(err, cluster.ErrNone) {
-		c.o.Verifier.SetClusterUnusable(errors.New("they are still being read"))
+		reading := errors.New("they are still being read")
+		c.o.Verifier.SetClusterUnusable(reading)
+		c.state = ClusterState{State: ClusterBroken, Broken: reading.Error()}
 	}
 	done := make(chan struct{})
 	go func() {

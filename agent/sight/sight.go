@@ -23,11 +23,13 @@ type Status struct {
 	NotReady string `json:"notReady,omitempty"`
 	// Runtime is the runtime's socket, RuntimeState the state of the connection to it as gRPC
 	// names it (READY, IDLE, CONNECTING, TRANSIENT_FAILURE).
-	Runtime      string     `json:"runtime"`
-	RuntimeState string     `json:"runtimeState"`
-	Started      time.Time  `json:"started"`
-	Policies     Policies   `json:"policies"`
-	Namespaces   Namespaces `json:"namespaces"`
+	Runtime      string    `json:"runtime"`
+	RuntimeState string    `json:"runtimeState"`
+	Started      time.Time `json:"started"`
+	Policies     Policies  `json:"policies"`
+	// ClusterPolicies are left out where the cluster has no say.
+	ClusterPolicies *ClusterPolicies `json:"clusterPolicies,omitempty"`
+	Namespaces      Namespaces       `json:"namespaces"`
 	// Trust is how things stand with what policies refer to and do not hold.
 	Trust []Trust `json:"trust,omitempty"`
 	// NoMatch is what happens to an image that no policy matches.
@@ -70,8 +72,10 @@ type Namespaces struct {
 
 // Trust is one thing that policies refer to.
 type Trust struct {
-	Name string `json:"name"`
-	Kind string `json:"kind"` // secret, configmap, kms key, remote rule, trust root
+	// Layer is "cluster" for what policies of the cluster refer to, and empty for what the node's own do.
+	Layer string `json:"layer,omitempty"`
+	Name  string `json:"name"`
+	Kind  string `json:"kind"` // secret, configmap, kms key, remote rule, trust root
 	// OK says that it can be used now, although Error may tell of an attempt to renew it that failed.
 	OK      bool      `json:"ok"`
 	Error   string    `json:"error,omitempty"`
