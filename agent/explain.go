@@ -90,10 +90,19 @@ func printPolicies(w io.Writer, v verify.Verdict) error {
 		if v.OtherPods > 0 {
 			what = fmt.Sprintf("%d policies name this image, and none is for this pod's labels", v.OtherPods)
 		}
-		_, err := fmt.Fprintf(w, "\n%s; policies.noMatch is %s\n", what, v.NoMatch)
-		return err
+		if _, err := fmt.Fprintf(w, "\n%s; policies.noMatch is %s\n", what, v.NoMatch); err != nil || len(v.Policies) == 0 {
+			return err
+		}
 	}
 	return errors.Join(printAuthorities(w, v), printRules(w, v), printSigners(w, v), printAttestations(w, v))
+}
+
+// called tells policies of one name in the two layers apart.
+func called(p verify.PolicyResult) string {
+	if p.Layer == verify.ClusterLayer {
+		return "cluster: " + p.Policy
+	}
+	return p.Policy
 }
 
 func result(passed, undecided bool) string {
@@ -110,7 +119,7 @@ func printAuthorities(w io.Writer, v verify.Verdict) error {
 	t := table(w, "POLICY", "MODE", "RESULT", "AUTHORITY", "KIND", "RESULT", "FOUND", "WHY")
 	for _, p := range v.Policies {
 		for i, a := range p.Authorities {
-			name, mode, res := p.Policy, p.Mode, result(p.Passed, p.Undecided)
+			name, mode, res := called(p), p.Mode, result(p.Passed, p.Undecided)
 			if i > 0 {
 				name, mode, res = "", "", ""
 			}
@@ -149,15 +158,15 @@ func printRules(w io.Writer, v verify.Verdict) error {
 	warned := table(w, "POLICY", "WARNING")
 	for _, p := range v.Policies {
 		if _, ok := p.Authority(); ok && !p.Passed {
-			failed.row(p.Policy, p.Reason)
+			failed.row(called(p), p.Reason)
 		}
 		if p.Warning != "" {
-			warned.row(p.Policy, p.Warning)
+			warned.row(called(p), p.Warning)
 		}
 		for _, a := range p.Authorities {
 			for _, att := range a.Attestations {
 				if att.Warning != "" {
-					warned.row(p.Policy, fmt.Sprintf("attestation %q: %s", att.Name, att.Warning))
+					warned.row(called(p), fmt.Sprintf("attestation %q: %s", att.Name, att.Warning))
 				}
 			}
 		}
@@ -181,7 +190,7 @@ func printSigners(w io.Writer, v verify.Verdict) error {
 				if s.LogIndex != nil {
 					index = strconv.FormatInt(*s.LogIndex, 10)
 				}
-				t.row(p.Policy, a.Authority, by(s), s.Issuer, s.Form, index, clock(s.LogTime), clock(s.Timestamp))
+				t.row(called(p), a.Authority, by(s), s.Issuer, s.Form, index, clock(s.LogTime), clock(s.Timestamp))
 			}
 		}
 	}
@@ -194,7 +203,7 @@ func printAttestations(w io.Writer, v verify.Verdict) error {
 	for _, p := range v.Policies {
 		for _, a := range p.Authorities {
 			for _, att := range a.Attestations {
-				t.row(p.Policy, a.Authority, att.Name, att.PredicateType, result(att.Passed, false), att.Reason)
+				t.row(called(p), a.Authority, att.Name, att.PredicateType, result(att.Passed, false), att.Reason)
 			}
 		}
 	}

@@ -34,10 +34,11 @@ var jsonFields = map[string]string{
 	"verdict.digest":                  "The digest that was judged.",
 	"verdict.allowed":                 "Every policy that matches passed, or only warns.",
 	"verdict.warn":                    "`allowed` rests on a policy of mode warn that failed, or on `noMatch` warn.",
-	"verdict.noMatch":                 "No policy matched, and this (`deny`, `warn` or `allow`) is what happens then.",
-	"verdict.otherPods":               "How many policies name the image and are for other pods, by their labels. Left out if none.",
-	"verdict.policies":                "The policies that match, in order of their names; null if none does.",
+	"verdict.noMatch":                 "None of the node's own policies matched, and this (`deny`, `warn` or `allow`) is what happens then. What the cluster's policies say comes on top.",
+	"verdict.otherPods":               "How many of the node's own policies name the image and are for other pods, by their labels. Left out if none.",
+	"verdict.policies":                "The policies that match, in order of their names, the node's own first; null if none does. The cluster's are asked, and listed, only if the node's own let the image through.",
 	"verdict.policies[].policy":       "The policy's name.",
+	"verdict.policies[].layer":        "`cluster` if the policy came by way of the API server. Left out for the node's own, which may have the same name.",
 	"verdict.policies[].mode":         "`enforce` or `warn`.",
 	"verdict.policies[].passed":       "One of the authorities passed, and so did the policy's own rule if it has one.",
 	"verdict.policies[].reason":       "Why it failed, in at most 1 KiB.",
@@ -45,7 +46,7 @@ var jsonFields = map[string]string{
 	"verdict.policies[].undecided":    "It failed for something that could not be found out.",
 	"verdict.policies[].reference":    "It failed because its rule could not be had: for the node's owner to mend.",
 	"verdict.policies[].authorities":  "All its authorities, in the policy's order. Each is asked, so that the explanation is whole.",
-	"verdict.revision":                "Names the policies that were asked.",
+	"verdict.revision":                "Names the policies in force; where the cluster has some, as `node+cluster`.",
 	"verdict.cached":                  "Always false here: nothing is remembered between commands.",
 	authority + ".authority":          "The authority's name.",
 	authority + ".kind":               "`key`, `keyless` or `static`.",
@@ -155,7 +156,7 @@ func schema(all []field, prefix string) map[string]any {
 func enums() map[string][]string {
 	return map[string][]string{
 		"decision": {"allow", "warn", "deny", "error"}, "verdict.noMatch": {"deny", "warn", "allow"},
-		"verdict.policies[].mode": {"enforce", "warn"}, signer + ".form": {"classic", "bundle"}, authority + ".form": {"classic", "bundle"},
+		"verdict.policies[].mode": {"enforce", "warn"}, "verdict.policies[].layer": {"cluster"}, signer + ".form": {"classic", "bundle"}, authority + ".form": {"classic", "bundle"},
 	}
 }
 
@@ -169,13 +170,13 @@ func example() explanation {
 		GitHub:    sigstore.GitHub{WorkflowTrigger: "push", WorkflowSHA: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b", WorkflowName: "release", WorkflowRepo: "example/app", WorkflowRef: "refs/tags/v1.2"},
 		Timestamp: &at}
 	return explanation{Image: "registry.example/app:1.2", Decision: "deny", Verdict: &verify.Verdict{
-		Image: "registry.example/app:1.2", Repository: "registry.example/app", Digest: d, Revision: "3f2a9c1b0d4e5f67",
+		Image: "registry.example/app:1.2", Repository: "registry.example/app", Digest: d, Revision: "3f2a9c1b0d4e5f67+b04d2c9e8a7f6135",
 		Policies: []verify.PolicyResult{
 			{Policy: "released", Mode: "enforce", Passed: true, Warning: "the rule warns: the scan is twenty days old", Authorities: []verify.AuthorityResult{
 				{Authority: "release-key", Kind: "key", Passed: true, KeyFingerprint: byKey.KeyFingerprint, Form: "classic", Found: 2, Signers: []sigstore.Signer{byKey}},
 				{Authority: "ci", Kind: "keyless", Passed: true, Form: "bundle", Found: 1, Signers: []sigstore.Signer{byCI}},
 			}},
-			{Policy: "scanned", Mode: "enforce", Reason: `authority "scanner": attestation "clean" (vuln): none of that type`, Authorities: []verify.AuthorityResult{
+			{Policy: "scanned", Layer: verify.ClusterLayer, Mode: "enforce", Reason: `authority "scanner": attestation "clean" (vuln): none of that type`, Authorities: []verify.AuthorityResult{
 				{Authority: "scanner", Kind: "key", Found: 1, Reason: `attestation "clean" (vuln): none of that type`,
 					Attestations: []verify.AttestationResult{{Name: "clean", PredicateType: "vuln", Reason: "none of that type"}}},
 			}},

@@ -73,6 +73,7 @@ type Pod struct {
 // PolicyResult is what one policy said.
 type PolicyResult struct {
 	Policy         string `json:"policy"`
+	Layer          string `json:"layer,omitempty"` // "cluster" if it came by way of the API server
 	Mode           string `json:"mode,omitempty"`
 	Result         string `json:"result"`
 	Authority      string `json:"authority,omitempty"`
@@ -110,7 +111,7 @@ func (r *Record) UnmarshalJSON(b []byte) error {
 }
 
 // shrink is the order in which a record is made smaller until it fits. The last
-// step always fits: 12+3*8 strings of 256 bytes, each of which becomes at most
+// step always fits: 12+3*9 strings of 256 bytes, each of which becomes at most
 // six bytes of JSON.
 var shrink = []struct{ text, policies int }{
 	{1024, 1024}, {256, 256}, {256, 32}, {256, 3},
@@ -196,7 +197,7 @@ func fit(r Record, limit, policies int) Record {
 	r.Policies = make([]PolicyResult, len(whole))
 	for i, p := range whole {
 		r.Policies[i] = PolicyResult{
-			Policy: cut(p.Policy, limit), Mode: cut(p.Mode, limit), Result: cut(p.Result, limit),
+			Policy: cut(p.Policy, limit), Layer: cut(p.Layer, limit), Mode: cut(p.Mode, limit), Result: cut(p.Result, limit),
 			Authority: cut(p.Authority, limit), KeyFingerprint: cut(p.KeyFingerprint, limit),
 			Issuer: cut(p.Issuer, limit), Subject: cut(p.Subject, limit), Reason: cut(p.Reason, limit),
 		}

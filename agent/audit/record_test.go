@@ -41,7 +41,7 @@ func everywhere(s string, policies int) Record {
 		Image: s, Digest: s, Reason: s, Mode: s, Revision: s,
 	}
 	for range policies {
-		r.Policies = append(r.Policies, PolicyResult{s, s, s, s, s, s, s, s})
+		r.Policies = append(r.Policies, PolicyResult{s, s, s, s, s, s, s, s, s})
 	}
 	return r
 }

@@ -217,7 +217,7 @@ func (g *Gate) record(r request, v verify.Verdict, err error, decision string) a
 		rec.Revision = g.o.Verifier.Revision()
 	}
 	for _, p := range v.Policies {
-		result := audit.PolicyResult{Policy: p.Policy, Mode: p.Mode, Result: "fail", Reason: p.Reason}
+		result := audit.PolicyResult{Policy: p.Policy, Layer: string(p.Layer), Mode: p.Mode, Result: "fail", Reason: p.Reason}
 		// An authority may pass and the policy's own rule fail.
 		if a, ok := p.Authority(); ok && p.Passed {
 			result.Result, result.Authority, result.KeyFingerprint = "pass", a.Authority, a.KeyFingerprint

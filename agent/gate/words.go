@@ -147,7 +147,7 @@ func cause(err error) string { return clip(err.Error(), maxReasons) }
 
 // byPolicies says which policies refused, and why.
 func byPolicies(v verify.Verdict) string {
-	if v.NoMatch != "" {
+	if v.NoMatch == verify.NoMatchDeny {
 		pod := ""
 		if v.OtherPods > 0 {
 			pod = " in a pod with these labels"
@@ -157,7 +157,7 @@ func byPolicies(v verify.Verdict) string {
 	var parts []string
 	for _, p := range v.Policies {
 		if !p.Passed && p.Mode == policy.Enforce.String() {
-			parts = append(parts, fmt.Sprintf(" by policy %q: %s", p.Policy, p.Reason))
+			parts = append(parts, fmt.Sprintf(" by %s: %s", p.Layer.Named(p.Policy), p.Reason))
 		}
 	}
 	// Cut here, so that the advice that follows is never what is cut.
@@ -166,7 +166,7 @@ func byPolicies(v verify.Verdict) string {
 
 // remedy is what would help: a signature only where some policy that refused asks for one.
 func remedy(v verify.Verdict) string {
-	if v.NoMatch != "" {
+	if v.NoMatch == verify.NoMatchDeny {
 		return "Ask the node's owner for a policy that matches it"
 	}
 	static := func(a verify.AuthorityResult) bool { return a.Kind == "static" }
@@ -176,13 +176,17 @@ func remedy(v verify.Verdict) string {
 			continue
 		}
 		_, good := p.Authority()
+		owner := "the node's owner"
+		if p.Layer == verify.ClusterLayer {
+			owner = "the cluster's administrator"
+		}
 		switch {
 		case p.Reference || slices.ContainsFunc(p.Authorities, func(a verify.AuthorityResult) bool { return a.Reference }):
-			return "Tell the node's owner what is missing: cosentry status"
+			return "Tell " + owner + " what is missing: cosentry status"
 		case good:
 			return "It is signed; see to what the policy's own rule asks for"
 		case every(p.Authorities, static):
-			return "Ask the node's owner for a policy that accepts it"
+			return "Ask " + owner + " for a policy that accepts it"
 		case every(p.Authorities, attested):
 			return "Attach the attestations that are asked for"
 		}
@@ -201,13 +205,16 @@ func reason(r request, v verify.Verdict, err error) string {
 		return Printable(err.Error())
 	case r.exempt && v.Allowed:
 		return Printable(r.letThrough())
-	case v.NoMatch != "":
+	case v.NoMatch == verify.NoMatchDeny:
 		return "no policy matches"
 	}
 	var parts []string
+	if v.NoMatch != "" {
+		parts = append(parts, "no policy matches")
+	}
 	for _, p := range v.Policies {
 		if !p.Passed {
-			parts = append(parts, fmt.Sprintf("policy %q: %s", p.Policy, p.Reason))
+			parts = append(parts, fmt.Sprintf("%s: %s", p.Layer.Named(p.Policy), p.Reason))
 		}
 	}
 	return Printable(strings.Join(parts, "; "))

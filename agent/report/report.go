@@ -106,7 +106,11 @@ func why(rec audit.Record) string {
 	}
 	for _, p := range rec.Policies {
 		if p.Result != "pass" {
-			return "policy " + p.Policy + ": " + p.Reason
+			whose := ""
+			if p.Layer != "" {
+				whose = p.Layer + " "
+			}
+			return whose + "policy " + p.Policy + ": " + p.Reason
 		}
 	}
 	return ""
