@@ -10,11 +10,13 @@ import (
 	"google.golang.org/grpc/connectivity"
 
 	"github.com/cosentry/cosentry/agent/audit"
+	"github.com/cosentry/cosentry/agent/breakglass"
 	"github.com/cosentry/cosentry/agent/config"
 	"github.com/cosentry/cosentry/agent/gate"
 	"github.com/cosentry/cosentry/agent/metrics"
 	"github.com/cosentry/cosentry/agent/namespaces"
 	"github.com/cosentry/cosentry/agent/node"
+	"github.com/cosentry/cosentry/agent/pause"
 	"github.com/cosentry/cosentry/agent/reload"
 	"github.com/cosentry/cosentry/criproxy"
 	"github.com/cosentry/cosentry/verify"
@@ -42,6 +44,8 @@ type agent struct {
 	conn          *grpc.ClientConn // for the gate's own look-ups
 	images        *node.Node
 	proxy         *criproxy.Proxy
+	pause         *pause.Watch      // of the image of sandboxes
+	glass         *breakglass.Watch // whether it is broken
 }
 
 // assemble puts an agent together, from what records and judges to what asks for it. Nothing is served yet.
@@ -74,7 +78,7 @@ func newMetrics(c config.Config) *metrics.Metrics {
 	return metrics.New(metrics.Options{
 		Version:   buildVersion(),
 		Mode:      string(c.Mode),
-		Actions:   []string{audit.ActionPull, audit.ActionCreate, audit.ActionMount},
+		Actions:   actions(),
 		Decisions: []string{audit.DecisionAllow, audit.DecisionWarn, audit.DecisionDeny, audit.DecisionError},
 	})
 }
@@ -158,25 +162,33 @@ func (a *agent) setUpProxy() (err error) {
 	if a.images, err = node.New(a.conn, node.Type(c.Runtime.Type), c.Runtime.Namespace); err != nil {
 		return err
 	}
+	of := sandboxes{a.images, c.Sandbox.Image}
+	letThrough := a.setUpBreakGlass(c.Listen)
 	g, err := gate.New(gate.Options{
-		Verifier:      a.verifier,
-		Resolver:      a.fetcher,
-		Images:        a.images,
-		Recorder:      a.refusals,
-		Namespaces:    a.namespaces,
-		Observe:       c.Mode == config.Observe,
-		Node:          c.Node,
-		CreateTimeout: time.Duration(c.Verification.CreateTimeout),
-		PullTimeout:   time.Duration(c.Verification.PullTimeout),
-		Log:           a.log,
-		Decided:       a.metrics.Decided,
+		Verifier:        a.verifier,
+		Resolver:        a.fetcher,
+		Images:          a.images,
+		Recorder:        a.refusals,
+		Namespaces:      a.namespaces,
+		Observe:         c.Mode == config.Observe,
+		BreakGlass:      a.glass.Open,
+		Sandboxes:       of,
+		RefuseSandboxes: c.Sandbox.Refuse,
+		Node:            c.Node,
+		CreateTimeout:   time.Duration(c.Verification.CreateTimeout),
+		PullTimeout:     time.Duration(c.Verification.PullTimeout),
+		Log:             a.log,
+		Decided:         a.metrics.Decided,
+		LetThrough:      letThrough,
 	})
 	if err != nil {
 		return err
 	}
+	a.watchSandboxes(g, of)
 	a.proxy, err = criproxy.New(criproxy.Options{
 		Endpoint:              c.Runtime.Endpoint,
 		Gate:                  g,
+		GateSandboxes:         c.Sandbox.Refuse,
 		ForwardUnknownMethods: c.Runtime.UnknownMethods == "forward",
 		Log:                   a.log,
 		Forwarded: func(call criproxy.Call) {

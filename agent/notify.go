@@ -130,6 +130,9 @@ func (r *reporter) send(state string) {
 func (a *agent) statusLine() string {
 	p := a.policies.State()
 	line := fmt.Sprintf("mode %s, %d policies, runtime %s", a.config.Mode, p.Count, a.proxy.RuntimeState())
+	if g, _ := a.glass.State(); g != nil {
+		line = "BREAK-GLASS until " + g.Until.Format(time.RFC3339) + ": everything is let through; " + line
+	}
 	if err := a.ready(); err != nil {
 		line = "NOT READY: " + err.Error() + "; " + line
 	}

@@ -118,6 +118,7 @@ func (a *agent) serve(ctx context.Context, listener net.Listener, hangups <-chan
 	if len(c.Namespaces.Exempt) > 0 || c.Namespaces.Enforce.Mode != config.ScopeAll {
 		log.Info("images are not judged in all namespaces", "enforce", c.Namespaces.Enforce.String(), "exempt", c.Namespaces.Exempt.String())
 	}
+	a.noteStart()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.proxy.Serve(ctx, listener) })
 	group.Go(func() error { return a.policies.Watch(ctx, hangups) })
@@ -130,6 +131,8 @@ func (a *agent) serve(ctx context.Context, listener net.Listener, hangups <-chan
 	}
 	group.Go(func() error { a.namespaces.Watch(ctx, moreHangups()); return nil })
 	group.Go(func() error { a.images.Watch(ctx); return nil })
+	group.Go(func() error { a.pause.Run(ctx); return nil })
+	group.Go(func() error { a.glass.Run(ctx); return nil })
 	group.Go(func() error { a.refusals.recall(ctx, c.Audit.Dir); return nil })
 	group.Go(func() error { giveMemoryBack(ctx, giveBackEvery); return nil })
 	if c.HTTP.Address != "" {

@@ -59,6 +59,8 @@ func (a *agent) status() sight.Status {
 		},
 		Peers:       a.peersStatus(),
 		LastRefusal: a.refusals.last(),
+		Sandbox:     a.sandboxStatus(),
+		BreakGlass:  a.breakGlassStatus(),
 	}
 	if err := a.ready(); err != nil {
 		s.NotReady = err.Error()

@@ -29,6 +29,7 @@ func printStatus(w io.Writer, s sight.Status, output string) error {
 	row("version", "%s", s.Version)
 	row("node", "%s", s.Node)
 	row("mode", "%s", s.Mode)
+	breakGlassRow(s.BreakGlass, time.Now(), row)
 	if s.NotReady != "" {
 		row("NOT READY", "%s", s.NotReady)
 	}
@@ -48,6 +49,7 @@ func printStatus(w io.Writer, s sight.Status, output string) error {
 		row("BROKEN", "the files on disk are not in force: %s", s.Policies.Broken)
 	}
 	row("no match", "%s", s.NoMatch)
+	sandboxRows(s.Sandbox, row)
 	clusterRows(s.ClusterPolicies, time.Now(), row)
 	namespaceRows(s.Namespaces, row)
 	trustRows(s.Trust, time.Now(), row)

@@ -39,6 +39,10 @@ type Status struct {
 	// Decisions counts decisions since the start, by action and decision.
 	Decisions map[string]map[string]uint64 `json:"decisions"`
 	Audit     Audit                        `json:"audit"`
+	// Sandbox is about the image of which the runtime makes pods' sandboxes.
+	Sandbox Sandbox `json:"sandbox"`
+	// BreakGlass is there while everything is let through.
+	BreakGlass *BreakGlass `json:"breakGlass,omitempty"`
 	Peers     Peers                        `json:"peers"`
 	// LastRefusal is the newest that the agent knows of; nil if there is none.
 	LastRefusal *Refusal `json:"lastRefusal,omitempty"`
