@@ -42,7 +42,7 @@ const maxObjects = 64 << 10
 // API server has said that there is no such thing or that it may not be read, which a person mends.
 type sourcePace struct{ first, last, absent time.Duration }
 
-var usualPace = sourcePace{time.Second, 30 * time.Second, 2 * time.Minute}
+var usualPace = sourcePace{time.Second, 30 * time.Second, time.Minute}
 
 // source lists and watches one thing and holds what the API server says. client-go's reflector does it, which says
 // nothing of its errors; so its calls are looked at on their way.
