@@ -13,6 +13,18 @@ func TestCluster(t *testing.T) {
 		run  func(*stage, *testing.T)
 	}{
 		{"without cosentry everything runs", (*stage).testBefore},
+		{"kubectl apply installs it in observe mode and restarts nothing", (*stage).testInstall},
+		{"observe mode lets through and records", (*stage).testObserve},
+		{"enforce mode comes by the ConfigMap and restarts nothing", (*stage).testEnforce},
+		{"a Deployment runs if it is signed and tells its reason if not", (*stage).testDeployments},
+		{"a static pod and a pod that no webhook saw are refused alike", (*stage).testPaths},
+		{"cosentry admits itself by policy", (*stage).testItself},
+		{"policies by CRD arrive and bind", (*stage).testPolicies},
+		{"a cluster policy that passes everything opens nothing", (*stage).testPass},
+		{"namespaces by their label", (*stage).testNamespaces},
+		{"enforcement goes on without the API server", (*stage).testWithoutAPI},
+		{"a DaemonSet that is deleted leaves the node enforcing", (*stage).testDeleted},
+		{"uninstall leaves the node as it was", (*stage).testUninstall},
 	}
 	for _, step := range steps {
 		if !t.Run(step.name, func(t *testing.T) { step.run(s, t) }) {
@@ -28,6 +40,9 @@ func (s *stage) testBefore(t *testing.T) {
 		must(t, err)
 		s.before = append(s.before, s.wantRuns(t, "default", name))
 	}
+	var err error
+	s.delivered, err = s.machine.Snapshot(volatile...)
+	must(t, err)
 }
 
 // wantUntouched expects that what ran before cosentry still does, and was not started again.

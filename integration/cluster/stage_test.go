@@ -15,14 +15,19 @@ import (
 
 // stage is a cluster with one node, a registry, and the keys of those who sign.
 type stage struct {
-	tools    harness.Tools
-	plane    *ControlPlane
-	machine  *machine.Machine
-	before   []corev1.Pod // what ran before cosentry came
-	registry *harness.Registry
-	images   *harness.Images
-	release  *harness.Key // signs what the cluster's owner runs
-	team     *harness.Key // signs what a policy from the cluster asks for besides
+	tools   harness.Tools
+	plane   *ControlPlane
+	machine *machine.Machine
+	before  []corev1.Pod // what ran before cosentry came
+	// delivered is the node's disk before cosentry came.
+	delivered machine.Snapshot
+	product   product
+	mode      string // observe or enforce
+	settings  string // more of the node's settings, in YAML
+	registry  *harness.Registry
+	images    *harness.Images
+	release   *harness.Key // signs what the cluster's owner runs
+	team      *harness.Key // signs what a policy from the cluster asks for besides
 }
 
 const (
