@@ -124,7 +124,9 @@ func (r *run) agentBack(ctx context.Context) error {
 	}
 	r.say("undo: going back to %s", path.Base(before.Path))
 	if err := r.o.Systemd.Restart(ctx, systemd.Service); err != nil {
-		return err
+		if err := r.secondTry(ctx, err); err != nil {
+			return err
+		}
 	}
 	return r.proveAgent(ctx, r.plan.Facts, before)
 }
@@ -148,15 +150,13 @@ func (r *run) write(stage string, c files.Change) error {
 		return err
 	}
 	r.undone(c.Path, func(context.Context) error {
+		if r.was.Agent.Path != "" && stage != stageKubelet && c.Before == nil && c.BeforeLink == "" {
+			return nil // it was lost, and the agent that this run goes back to needs it
+		}
 		if err := r.tree.Apply(c.Undo()); err != nil {
 			return err
 		}
-		for _, dir := range slices.Backward(made) {
-			if err := r.tree.RemoveEmpty(dir); err != nil {
-				return err
-			}
-		}
-		return nil
+		return r.unmake(made)
 	})
 	if err := r.record(&r.state, stage, c); err != nil {
 		return err
@@ -188,12 +188,7 @@ func (r *run) binary(ctx context.Context) error {
 			if err := r.tree.Remove(b.Path); err != nil {
 				return err
 			}
-			for _, dir := range slices.Backward(made) {
-				if err := r.tree.RemoveEmpty(dir); err != nil {
-					return err
-				}
-			}
-			return nil
+			return r.unmake(made)
 		})
 		r.say("binary: %s", b.Path)
 		if err := r.copyBinary(b); err != nil {
@@ -208,7 +203,31 @@ func (r *run) binary(ctx context.Context) error {
 	return nil
 }
 
+// folder makes a folder that goes again if this run fails.
+func (r *run) folder(p string) error {
+	made, err := r.tree.MakeDir(p, 0o755)
+	r.state.made(made)
+	r.undone(p, func(context.Context) error { return r.unmake(made) })
+	return err
+}
+
+// unmake removes folders that were made, if nothing is in them.
+func (r *run) unmake(made []string) error {
+	for _, dir := range slices.Backward(made) {
+		if err := r.tree.RemoveEmpty(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (r *run) settings(context.Context) error {
+	if r.was.MachineID == "" {
+		// Without the folder there are no policies, which is an error; with an empty one there are none yet.
+		if err := r.folder(PoliciesDir); err != nil {
+			return err
+		}
+	}
 	for _, c := range r.plan.Settings {
 		if err := r.write(stageSettings, c); err != nil {
 			return err
@@ -269,13 +288,27 @@ func (r *run) start(ctx context.Context) error {
 	r.restarted = true
 	if r.plan.Socket != "" {
 		r.say("start: %s, because %s", systemd.Socket, r.plan.Socket)
-		// A socket does not start beside a service that runs already.
-		if err := errors.Join(sd.Stop(ctx, systemd.Service), sd.Restart(ctx, systemd.Socket)); err != nil {
-			return err
-		}
+		return r.freshSocket(ctx)
 	}
 	r.say("start: %s, because %s", systemd.Service, r.plan.Start)
-	return sd.Restart(ctx, systemd.Service)
+	if err = sd.Restart(ctx, systemd.Service); err != nil && r.plan.Binary == r.was.Agent {
+		return r.secondTry(ctx, err)
+	}
+	return err
+}
+
+// freshSocket makes the socket anew. A socket does not start beside a service that runs already.
+func (r *run) freshSocket(ctx context.Context) error {
+	sd := r.o.Systemd
+	return errors.Join(sd.Stop(ctx, systemd.Service), sd.Restart(ctx, systemd.Socket), sd.Restart(ctx, systemd.Service))
+}
+
+// secondTry starts an agent that once proved itself and does not start now. systemd may have let go of its socket without a word,
+// as it does when it reads units of which one is missing for a moment. A binary that is new has no second try: its predecessor's
+// socket, in which kubelet waits, would be lost for nothing.
+func (r *run) secondTry(ctx context.Context, why error) error {
+	r.say("start: %v; once more, with a new socket", why)
+	return r.freshSocket(ctx)
 }
 
 // noteWants remembers folders that systemd is about to make for the links of units that start at boot.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/cosentry/cosentry/agent/host/files"
 	"github.com/cosentry/cosentry/systemd"
@@ -126,9 +127,12 @@ func (h *Host) planStart(ctx context.Context, s State, p *Plan) error {
 	switch {
 	case socket.Active != "active":
 		p.Socket = "it is " + socket.Active
+	case socket.Load != "loaded" || len(socket.Listen) == 0:
+		// systemd read its units while the file was gone: it let go of the socket, and says that it is active all the same.
+		p.Socket = "systemd let go of it"
 	case !there:
 		p.Socket = p.Facts.Socket + " is gone"
-	case len(socket.Listen) > 0 && socket.Listen[0] != p.Facts.Socket:
+	case socket.Listen[0] != p.Facts.Socket:
 		p.Socket = "it listens on " + socket.Listen[0]
 	}
 	running := h.running(service.MainPID)
@@ -161,6 +165,10 @@ func (h *Host) running(pid int) string {
 	return strings.TrimSuffix(to, " (deleted)")
 }
 
+// reconnect is how long a kubelet may be without a connection before it is held to have gone another way. It makes a call every
+// second.
+const reconnect = 10 * time.Second
+
 // planKubelet finds out what makes kubelet use the agent's socket, and whether it has to be restarted for that.
 func (h *Host) planKubelet(ctx context.Context, s State, p *Plan) (err error) {
 	f := p.Facts
@@ -178,8 +186,15 @@ func (h *Host) planKubelet(ctx context.Context, s State, p *Plan) (err error) {
 	case f.KubeletPID == 0:
 		p.Restart = "it does not run"
 	case p.Start == "":
-		if err := h.connected(ctx, f.Socket, f.KubeletUnit); errors.Is(err, errBypassed) {
-			p.Restart = err.Error()
+		// One that lost its connection to an agent that was restarted makes another with its next call.
+		err := wait(ctx, reconnect, func(ctx context.Context) error {
+			if err := h.connected(ctx, f.Socket, f.KubeletUnit); errors.Is(err, errBypassed) {
+				return err
+			}
+			return nil
+		})
+		if err != nil {
+			p.Restart = errBypassed.Error()
 		}
 	}
 	return nil

@@ -74,6 +74,11 @@ func (h *Host) kubeletBack(ctx context.Context, s *State) error {
 		if err := h.tree.Remove(dropin); err != nil {
 			return err
 		}
+		if s.Phase == "" { // nothing says who made the folder
+			if err := h.tree.RemoveEmpty(path.Dir(dropin)); err != nil {
+				return err
+			}
+		}
 	}
 	if changed || there {
 		if err := h.o.Systemd.Reload(ctx); err != nil {
