@@ -58,6 +58,8 @@
 // versions that did not know it, and what a newer version adds is passed over. Strings longer than 1 KiB are cut and say so; a
 // record that would still be too long has its strings cut to 256 bytes and its
 // list of policies shortened (policies_omitted says by how many). Records with
+// action "start" say that the agent started, with its mode and version; those with "break-glass" that somebody had everything
+// let through for a time, and that it ended. Neither has a decision or an image. Records with
 // action "audit" are the log's own: records lost (lost says how many), a torn
 // line set aside, the file altered while it was open.
 //

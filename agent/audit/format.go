@@ -8,7 +8,7 @@ import (
 
 // Format is a record for people, on one line:
 //
-//	time #seq decision action namespace/pod/container image digest duration [cached] policy=result(authority [subject])… "reason"
+//	time #seq decision action namespace/pod/container image digest duration [break-glass] [cached] policy=result(authority [subject])… "reason"
 //
 // subject is who signed, where it was done without a key of his own.
 // Names are given bare only if they are plain; anything with a blank, a quote, a
@@ -19,7 +19,11 @@ func Format(e Entry) string {
 	b.WriteString(e.Time.UTC().Format("2006-01-02T15:04:05.000Z"))
 	b.WriteString(" #" + strconv.FormatUint(e.Seq, 10))
 	b.WriteString(" " + bare(e.Decision, "/=()") + " " + bare(e.Action, "/=()"))
-	if e.Action != ActionAudit {
+	switch e.Action {
+	case ActionAudit:
+	case ActionStart, ActionBreakGlass:
+		b.WriteString(" " + bare(e.Mode, "/=()"))
+	default:
 		b.WriteString(" " + bare(e.Pod.Namespace, "/=()") + "/" + bare(e.Pod.Name, "/=()"))
 		if e.Container != "" {
 			b.WriteString("/" + bare(e.Container, "/=()"))
@@ -29,6 +33,9 @@ func Format(e Entry) string {
 			b.WriteString(" " + bare(shortDigest(e.Digest), ""))
 		}
 		b.WriteString(" " + e.Duration.Round(time.Microsecond).String())
+	}
+	if e.Mode == ModeBreakGlass {
+		b.WriteString(" " + ModeBreakGlass) // it went on, whatever was decided
 	}
 	if e.CacheHit {
 		b.WriteString(" cached")

@@ -123,16 +123,23 @@ func TestFormat(t *testing.T) {
 	two.Policies = nil
 	two.Reason = errors.Join(errors.New("no answer"), errors.New(`no "ca"`)).Error() + `\nescaped` + "\u202e"
 	lost := item{lost: 3, since: deny.Time, till: deny.Time}.marker(false)
+	through := sample(9)
+	through.Mode, through.Policies = ModeBreakGlass, nil
+	start := Record{Time: deny.Time, Action: ActionStart, Mode: ModeEnforce, Reason: "version 1"}
+	glass := Record{Time: deny.Time, Action: ActionBreakGlass, Mode: ModeEnforce, Reason: "because"}
 	for name, c := range map[string]struct {
 		r    Record
 		want string
 	}{
-		"deny":    {deny, `2026-03-01T12:00:03.000Z #7 deny create prod/web-3/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms prod-signed=fail(release-key) "refused by policy prod-signed"`},
-		"allow":   {allow, `2026-03-01T12:00:04.000Z #7 allow create prod/web-4/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms cached prod-signed=pass(release-key)`},
-		"keyless": {keyless, `2026-03-01T12:00:08.000Z #7 allow create prod/web-8/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms cached released=pass(ci "https://git.example/app/.ci/release.yaml@refs/tags/v1 forged=pass(x)")`},
-		"forged":  {forged, `2026-03-01T12:00:05.000Z #7 - "a=b" "prod/web"/"a\\x1b"/"-" "x allow" sha256:short 1.5ms "refused by policy prod-signed"`},
-		"joined":  {two, `2026-03-01T12:00:06.000Z #7 deny create prod/web-6/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms "no answer; no \"ca\"; escaped\u202e"`},
-		"lost":    {lost, `2026-03-01T12:00:03.000Z #7 error audit "3 records could not be written and did not fit into the queue, from 2026-03-01T12:00:03Z to 2026-03-01T12:00:03Z"`},
+		"let through by a break-glass": {through, `2026-03-01T12:00:09.000Z #7 deny create prod/web-9/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms break-glass "refused by policy prod-signed"`},
+		"start":                        {start, `2026-03-01T12:00:03.000Z #7 - start enforce "version 1"`},
+		"break-glass":                  {glass, `2026-03-01T12:00:03.000Z #7 - break-glass enforce "because"`},
+		"deny":                         {deny, `2026-03-01T12:00:03.000Z #7 deny create prod/web-3/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms prod-signed=fail(release-key) "refused by policy prod-signed"`},
+		"allow":                        {allow, `2026-03-01T12:00:04.000Z #7 allow create prod/web-4/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms cached prod-signed=pass(release-key)`},
+		"keyless":                      {keyless, `2026-03-01T12:00:08.000Z #7 allow create prod/web-8/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms cached released=pass(ci "https://git.example/app/.ci/release.yaml@refs/tags/v1 forged=pass(x)")`},
+		"forged":                       {forged, `2026-03-01T12:00:05.000Z #7 - "a=b" "prod/web"/"a\\x1b"/"-" "x allow" sha256:short 1.5ms "refused by policy prod-signed"`},
+		"joined":                       {two, `2026-03-01T12:00:06.000Z #7 deny create prod/web-6/app registry.example/app:1.2 sha256:ab12cd34ab12 1.5ms "no answer; no \"ca\"; escaped\u202e"`},
+		"lost":                         {lost, `2026-03-01T12:00:03.000Z #7 error audit "3 records could not be written and did not fit into the queue, from 2026-03-01T12:00:03Z to 2026-03-01T12:00:03Z"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if d := cmp.Diff(c.want, Format(Entry{Record: c.r, Seq: 7})); d != "" {
