@@ -58,7 +58,7 @@ mounted, by the ClusterImagePolicy files of the node, and refuses the rest.`,
 		SilenceUsage:  true,
 	}
 	root.PersistentFlags().String("config", "", "settings file (default "+defaultConfig+" if it exists)")
-	root.AddCommand(runCommand(), verifyCommand(), policyCommand(), configCommand(), auditCommand(), statusCommand(), breakGlassCommand(), syncCommand(), reportCommand(), installCommand(), uninstallCommand(), superviseCommand(), waitCommand(), versionCommand())
+	root.AddCommand(runCommand(), verifyCommand(), policyCommand(), configCommand(), auditCommand(), statusCommand(), breakGlassCommand(), syncCommand(), reportCommand(), installCommand(), uninstallCommand(), superviseCommand(), waitCommand(), doctorCommand(), versionCommand())
 	root.InitDefaultCompletionCmd()
 	refuseUnknown(root)
 	return root

@@ -132,7 +132,7 @@ func checks(canary bool) []check {
 		{"settings", settings}, {"mode", mode}, {"units", units}, {"drop-in", dropIn}, {"files", installed}, {"permissions", permissions},
 		{"agent", agent}, {"runtime", runtimeAnswers}, {"socket", socket},
 		{"kubelet-endpoint", kubeletEndpoint}, {"kubelet", kubeletConnected}, {"runtime-clients", runtimeClients},
-		{"policies", policies}, {"references", references}, {"namespaces", namespaces},
+		{"policies", policies}, {"references", references}, {"cluster-policies", clusterPolicies}, {"namespaces", namespaces}, {"sandbox", sandbox},
 		{"registries", registries}, {"clock", clock}, {"audit", auditLog}, {"disk", disk},
 	}
 	if canary {

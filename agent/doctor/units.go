@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cosentry/cosentry/agent/config"
 	"github.com/cosentry/cosentry/agent/host"
@@ -30,6 +31,10 @@ func settings(_ context.Context, n *node) Finding {
 
 func mode(_ context.Context, n *node) Finding {
 	m := string(n.config.Mode)
+	if n.status != nil && n.status.BreakGlass != nil {
+		b := n.status.BreakGlass
+		return warn("end it once it is not needed any more: cosentry break-glass --end", "THE GLASS IS BROKEN: nothing is refused until %s; by %s, because: %s", b.Until.Format(time.RFC3339), b.By, b.Reason)
+	}
 	if n.status != nil {
 		if m = n.status.Mode; m != string(n.config.Mode) {
 			return warn("systemctl restart "+systemd.Service, "the agent is in mode %s and the settings say %s", m, n.config.Mode)

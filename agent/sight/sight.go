@@ -142,6 +142,9 @@ func Ask(ctx context.Context, address string) (Status, error) {
 		return Status{}, fmt.Errorf("no agent answers on %s; is it running, and with the same http.address in its settings? %w", address, err)
 	}
 	defer resp.Body.Close()
+	if err := checkOwner(address); err != nil {
+		return Status{}, err
+	}
 	if resp.StatusCode != http.StatusOK {
 		return Status{}, fmt.Errorf("asking the agent on %s for its status: %s", address, resp.Status)
 	}
