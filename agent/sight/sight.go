@@ -43,7 +43,7 @@ type Status struct {
 	Sandbox Sandbox `json:"sandbox"`
 	// BreakGlass is there while everything is let through.
 	BreakGlass *BreakGlass `json:"breakGlass,omitempty"`
-	Peers     Peers                        `json:"peers"`
+	Peers      Peers       `json:"peers"`
 	// LastRefusal is the newest that the agent knows of; nil if there is none.
 	LastRefusal *Refusal `json:"lastRefusal,omitempty"`
 }
