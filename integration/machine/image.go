@@ -191,6 +191,9 @@ func (m *Machine) kubeletFiles() (map[string]File, error) {
 		"volumePluginDir":           "/var/lib/kubelet/volumeplugins",
 		"nodeStatusUpdateFrequency": "2s",
 	}
+	// A test need not wait out kubelet's back-off between a container's restarts, which a reboot counts as one of.
+	config["crashLoopBackOff"] = map[string]any{"maxContainerRestartPeriod": "1s"}
+	config["featureGates"] = map[string]any{"KubeletCrashLoopBackOffMax": true, "ImageVolume": true}
 	flags := fmt.Sprintf("--hostname-override=%s --node-ip=%s", m.Name, m.NodeIP)
 	if m.Layout == KubeadmFlags {
 		flags += " --container-runtime-endpoint=unix://" + RuntimeSocket

@@ -1,3 +1,6 @@
+// Package node tests cosentry on a whole node: a real systemd, containerd and
+// kubelet, on which `cosentry install` puts it and `cosentry uninstall` takes
+// it off.
 package node
 
 import (
