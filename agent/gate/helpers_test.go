@@ -64,6 +64,15 @@ type world struct {
 	pulled         []*runtimeapi.PullImageRequest
 	created        []*runtimeapi.CreateContainerRequest
 	creating       int
+
+	// broken is the glass, through what went on because of it.
+	broken  bool
+	through []string
+	// sandboxes are the images of sandboxes, as the runtime tells them.
+	sandboxes       []string
+	sandboxesErr    error
+	refuseSandboxes bool
+	made            int // sandboxes
 }
 
 // newWorld has app:1 signed and bad:1 unsigned, in the registry and not on the node.
@@ -232,6 +241,8 @@ func (w *world) gate(t testing.TB) *Gate {
 	t.Helper()
 	g, err := New(Options{
 		Verifier: w, Resolver: w, Images: w, Recorder: w, Namespaces: w, Observe: w.observe, Node: "node-1",
+		BreakGlass: func() bool { return w.broken }, Sandboxes: w, RefuseSandboxes: w.refuseSandboxes,
+		LetThrough:    func(action, decision string) { w.through = append(w.through, action+" "+decision) },
 		CreateTimeout: time.Minute, PullTimeout: time.Minute,
 		Log:     slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Decided: func(action, decision string, _ time.Duration) { w.decided = append(w.decided, action+" "+decision) },

@@ -95,6 +95,7 @@ func newChain(t testing.TB) *chain {
 	t.Cleanup(func() { _ = log.Close() })
 	c.Gate, err = New(Options{
 		Verifier: verifier, Resolver: newWorld(), Images: c.node, Recorder: log, Node: "node-1",
+		Sandboxes: c.node, RefuseSandboxes: true,
 		CreateTimeout: 30 * time.Second, PullTimeout: time.Minute, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -51,6 +51,8 @@ type Runtime struct {
 	view    map[string]string // the CRI plugin's: name to image ID
 	lagging bool
 	calls   map[string]int
+
+	sandboxes Sandboxes
 }
 
 // New returns a runtime that is not served yet.
