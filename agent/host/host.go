@@ -107,6 +107,12 @@ type Options struct {
 	Undo time.Duration
 	// Wait bounds how long each proof is waited for; 0 is 90 seconds.
 	Wait time.Duration
+	// Reconnect is how long a kubelet may be without a connection before it is held to have gone another way; 0 is 10 seconds. It makes
+	// a call every second.
+	Reconnect time.Duration
+	// LockWait is how long another run is waited for; 0 is 10 seconds. It holds the lock for as long as an installation takes, so waiting
+	// for its end would be of no use, but a container that is replaced ends a moment after its successor begins.
+	LockWait time.Duration
 }
 
 // Host is a host on which cosentry is, or shall be.
@@ -129,6 +135,12 @@ func New(o Options) (*Host, error) {
 	}
 	if o.Wait == 0 {
 		o.Wait = 90 * time.Second
+	}
+	if o.Reconnect == 0 {
+		o.Reconnect = 10 * time.Second
+	}
+	if o.LockWait == 0 {
+		o.LockWait = 10 * time.Second
 	}
 	tree, err := files.Open(o.Root)
 	if err != nil {

@@ -13,10 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockWait is how long another run is waited for. It holds the lock for as long as an installation takes, so waiting longer
-// would be of no use, but a container that is replaced ends a moment after its successor begins.
-const lockWait = 10 * time.Second
-
 // lock keeps installations and uninstallations of one host apart, on the host's own file system, so that it holds between
 // containers as well. The folder is root's alone: whoever can open a file can hold its lock.
 func (h *Host) lock(ctx context.Context) (unlock func(), err error) {
@@ -29,7 +25,7 @@ func (h *Host) lock(ctx context.Context) (unlock func(), err error) {
 		return nil, err
 	}
 	var f *os.File
-	err = wait(ctx, lockWait, func(context.Context) error {
+	err = wait(ctx, h.o.LockWait, func(context.Context) error {
 		f, err = tryLock(here)
 		return err
 	})

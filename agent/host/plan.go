@@ -7,7 +7,6 @@ import (
 	"io"
 	"path"
 	"strings"
-	"time"
 
 	"github.com/cosentry/cosentry/agent/host/files"
 	"github.com/cosentry/cosentry/systemd"
@@ -165,10 +164,6 @@ func (h *Host) running(pid int) string {
 	return strings.TrimSuffix(to, " (deleted)")
 }
 
-// reconnect is how long a kubelet may be without a connection before it is held to have gone another way. It makes a call every
-// second.
-const reconnect = 10 * time.Second
-
 // planKubelet finds out what makes kubelet use the agent's socket, and whether it has to be restarted for that.
 func (h *Host) planKubelet(ctx context.Context, s State, p *Plan) (err error) {
 	f := p.Facts
@@ -187,7 +182,7 @@ func (h *Host) planKubelet(ctx context.Context, s State, p *Plan) (err error) {
 		p.Restart = "it does not run"
 	case p.Start == "":
 		// One that lost its connection to an agent that was restarted makes another with its next call.
-		err := wait(ctx, reconnect, func(ctx context.Context) error {
+		err := wait(ctx, h.o.Reconnect, func(ctx context.Context) error {
 			if err := h.connected(ctx, f.Socket, f.KubeletUnit); errors.Is(err, errBypassed) {
 				return err
 			}
