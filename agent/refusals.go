@@ -31,8 +31,14 @@ func (r *refusals) Append(rec audit.Record) error {
 	return r.to.Append(rec)
 }
 
+// isRefusal reports whether rec is about a call of kubelet's that was refused, or would have been. The image of sandboxes is
+// judged without anybody asking for it, again and again, and has a row of its own.
 func isRefusal(rec audit.Record) bool {
-	return rec.Action != audit.ActionAudit && (rec.Decision == audit.DecisionDeny || rec.Decision == audit.DecisionError)
+	switch rec.Action {
+	case audit.ActionPull, audit.ActionCreate, audit.ActionMount:
+		return rec.Decision == audit.DecisionDeny || rec.Decision == audit.DecisionError
+	}
+	return false
 }
 
 // maxRefusal bounds each text that is remembered of a refusal, in bytes.
