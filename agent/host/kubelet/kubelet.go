@@ -11,6 +11,11 @@
 // by a script which adds flags of its own, a file that it cannot read as kubelet would. It reads a host's files and runs
 // nothing; package files writes what it proposes.
 //
+// It leaves the Node object's annotation kubeadm.alpha.kubernetes.io/cri-socket alone, because an installation has no
+// right to write to the API server. kubeadm goes by it, or by instance-config.yaml where it is missing, when it pulls its
+// own images at an upgrade, and writes it into none of kubelet's settings: an upgrade keeps the endpoint that is set here.
+// Who wants these pulls judged too sets it with kubectl annotate.
+//
 // Formats: KubeletConfiguration is kubelet.config.k8s.io/v1beta1; environment files are those of systemd.exec(5),
 // EnvironmentFile=; command lines are those of systemd.service(5), COMMAND LINES.
 package kubelet
