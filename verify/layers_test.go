@@ -272,3 +272,35 @@ func TestTheClustersPoliciesCrowdOutNoVerdictOfTheNodesOwn(t *testing.T) {
 		t.Errorf("the registry was asked %d times", n)
 	}
 }
+
+// A verification that was under way when the cluster's policies changed leaves a verdict that is nobody's any more.
+func TestAVerdictThatComesLateServesNotTheNextPolicies(t *testing.T) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	s := &source{fetch: func(context.Context, string, digest.Digest, evidence.Credentials) (*evidence.Evidence, error) {
+		asked <- struct{}{}
+		<-answer
+		return found(classicFor("P-256", appDigest)), nil
+	}}
+	v := layered(t, testOptions(s), docs(byKey("P-256")), docs(policyFor("**", "p", "enforce", staticAuthority("pass", ""))))
+	done := make(chan Verdict)
+	go func() {
+		got, err := v.Verify(context.Background(), appSubject())
+		if err != nil {
+			t.Error(err)
+		}
+		done <- got
+	}()
+	<-asked
+	v.SetCluster(setOf(t, policyFor("**", "p", "enforce", staticAuthority("fail", ""))), nil)
+	close(answer)
+	checkDecision(t, <-done, true, "")
+	if n := v.Cached(); n != 1 {
+		t.Errorf("%d verdicts are remembered, want the late one", n)
+	}
+	go func() {
+		for range asked {
+		}
+	}()
+	checkDecision(t, verdictOn(t, v, appSubject()), false, "fails every image")
+	close(asked)
+}
