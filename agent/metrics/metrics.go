@@ -66,7 +66,7 @@ var (
 // New returns the metrics of one agent.
 func New(o Options) *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry(), counted: prometheus.NewRegistry()}
-	m.decisions = m.counters("decisions_total", "Decisions, by action (pull, create, mount), decision (allow, warn, deny, error) and mode (enforce, observe). In mode observe the call went on whatever the decision.",
+	m.decisions = m.counters("decisions_total", "Decisions, by action (pull, create, mount, sandbox), decision (allow, warn, deny, error) and mode (enforce, observe). In mode observe the call went on whatever the decision.",
 		prometheus.Labels{"mode": o.Mode}, "action", "decision")
 	m.counted.MustRegister(m.decisions)
 	m.decisionTime = m.histograms("decision_duration_seconds", "Time from a request to the decision on an image, those from the cache included, by action.", deciding, "action")

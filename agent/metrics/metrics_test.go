@@ -109,6 +109,11 @@ func TestEveryMethod(t *testing.T) {
 	m.Forwarded("/runtime.v1.RuntimeService/GetContainerEvents", true, codes.Canceled, 24*time.Hour)
 	m.AuditFault(errors.New("disk full"))
 	m.AuditLost(7)
+	m.WatchSandbox(func() []Sandbox {
+		return []Sandbox{{"registry.example/pause:1", true}, {"registry.example/pause:2", false}, {"registry.example/pause:1", false}}
+	})
+	broken := m.WatchBreakGlass([]string{"pull", "create"}, func() bool { return true })
+	broken("create", "deny")
 	m.PoliciesLoaded("aaaa", 1, time.Unix(1000, 0))
 	m.PoliciesLoaded("bbbb", 2, time.UnixMilli(2000_500))
 	m.PoliciesLoaded("bbbb", 2, time.UnixMilli(3000_500))

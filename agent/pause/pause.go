@@ -111,7 +111,7 @@ func (w *Watch) look(ctx context.Context) time.Duration {
 	state := State{Looked: time.Now()}
 	switch {
 	case err != nil:
-		state.Images, state.Fault = before.Images, err.Error()
+		names, state.Images, state.Fault = nil, before.Images, err.Error()
 	case len(names) == 0:
 		state.Fault = "the runtime does not tell which image it makes sandboxes of; name it in this node's settings, sandbox.image"
 	}
