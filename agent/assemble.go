@@ -80,6 +80,7 @@ func newMetrics(c config.Config) *metrics.Metrics {
 		Mode:      string(c.Mode),
 		Actions:   actions(),
 		Decisions: []string{audit.DecisionAllow, audit.DecisionWarn, audit.DecisionDeny, audit.DecisionError},
+		Kinds:     trustKinds(),
 	})
 }
 
