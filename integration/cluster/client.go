@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -85,7 +86,10 @@ func (c *ControlPlane) Kubectl(ctx context.Context, input string, args ...string
 	return stdout.String(), nil
 }
 
-// eventually tries until there is no error, and returns the last one when d is over.
+// errFinal is wrapped by errors that waiting does not mend.
+var errFinal = errors.New("it is too late")
+
+// eventually tries until there is no error, and returns the last one when d is over or when it is final.
 func eventually(ctx context.Context, d time.Duration, what string, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
@@ -94,8 +98,8 @@ func eventually(ctx context.Context, d time.Duration, what string, try func(cont
 	var last error
 	for {
 		err := try(ctx)
-		if err == nil {
-			return nil
+		if err == nil || errors.Is(err, errFinal) {
+			return err
 		}
 		if ctx.Err() == nil {
 			last = err

@@ -21,8 +21,8 @@ func TestCluster(t *testing.T) {
 		{"cosentry admits itself by policy", (*stage).testItself},
 		{"policies by CRD arrive and bind", (*stage).testPolicies},
 		{"a cluster policy that passes everything opens nothing", (*stage).testPass},
-		{"namespaces by their label", (*stage).testNamespaces},
 		{"enforcement goes on without the API server", (*stage).testWithoutAPI},
+		{"namespaces by their label", (*stage).testNamespaces},
 		{"a DaemonSet that is deleted leaves the node enforcing", (*stage).testDeleted},
 		{"uninstall leaves the node as it was", (*stage).testUninstall},
 	}

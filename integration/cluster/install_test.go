@@ -80,7 +80,7 @@ func (s *stage) testItself(t *testing.T) {
 	}
 }
 
-// wantItselfRefused waits until the DaemonSet's newest pod is refused, and returns what kubelet says of it.
+// wantItselfRefused waits until a pod of the DaemonSet as it is now is refused, and returns what kubelet says of it.
 func (s *stage) wantItselfRefused(t *testing.T) string {
 	t.Helper()
 	var message string
@@ -91,7 +91,7 @@ func (s *stage) wantItselfRefused(t *testing.T) string {
 		}
 		err := errors.New("there is no new pod yet")
 		for _, pod := range list.Items {
-			if pod.DeletionTimestamp == nil {
+			if strings.HasSuffix(pod.Spec.InitContainers[0].Image, s.product.image.DigestStr()) {
 				message, err = refusal(&pod)
 			}
 		}
@@ -153,7 +153,7 @@ func (s *stage) testUninstall(t *testing.T) {
 // the record of decisions.
 var volatile = []string{
 	"/var/lib/containerd", "/var/lib/kubelet/pods", "/var/lib/kubelet/pod-resources", "/var/lib/kubelet/plugins",
-	"/var/lib/kubelet/plugins_registry", "/var/lib/kubelet/device-plugins", "/var/lib/kubelet/checkpoints",
+	"/var/lib/kubelet/plugins_registry", "/var/lib/kubelet/image_manager", "/var/lib/kubelet/device-plugins", "/var/lib/kubelet/checkpoints",
 	"/var/lib/kubelet/allocated_pods_state", "/var/lib/kubelet/actuated_pods_state", "/var/lib/kubelet/cpu_manager_state",
 	"/var/lib/kubelet/memory_manager_state", "/var/lib/cni", "/var/log/pods", "/var/log/containers", "/var/log/journal",
 	"/var/lib/systemd", "/etc/cosentry", "/var/log/cosentry", "/run", "/tmp",

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -129,14 +128,12 @@ func (s *stage) wantRefused(t *testing.T, namespace, name string, words ...strin
 	}
 }
 
-var errRan = errors.New("a container of the pod has run")
-
 // refusal is the message of a container that waits because cosentry refused it.
 func refusal(pod *corev1.Pod) (string, error) {
 	statuses := append(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses...)
 	for _, c := range statuses {
 		if c.ContainerID != "" || c.RestartCount > 0 || c.State.Running != nil {
-			return "", fmt.Errorf("%w: %s", errRan, c.State.String())
+			return "", fmt.Errorf("%w: container %s of pod %s has run: %s", errFinal, c.Name, pod.Name, c.State.String())
 		}
 	}
 	for _, c := range statuses {
