@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,11 +28,11 @@ func superviseMetrics(ctx context.Context, seen host.Seen, agent agentAt) ([]byt
 		parser := expfmt.NewTextParser(model.LegacyValidation)
 		families, err := parser.TextToMetricFamilies(bytes.NewReader(body))
 		up = err == nil
-		for name, one := range families {
+		for _, name := range slices.Sorted(maps.Keys(families)) {
 			if !up || strings.HasPrefix(name, hostPrefix) {
 				continue
 			}
-			if err := enc.Encode(one); err != nil {
+			if err := enc.Encode(families[name]); err != nil {
 				return nil, fmt.Errorf("writing the agent's metrics: %w", err)
 			}
 		}

@@ -1,0 +1,155 @@
+package host_test
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/cosentry/cosentry/agent/host"
+)
+
+// watch supervises the host until the test ends. It looks once for each call of the function it returns, and gives what is seen then.
+func watch(t *testing.T, w *world, version string) func() host.Seen {
+	t.Helper()
+	ticks := make(chan time.Time)
+	s := &host.Supervisor{
+		Host: w.host(version), Log: slog.New(slog.DiscardHandler), Ticks: ticks,
+		Every: time.Millisecond, Patience: 2, Longest: time.Hour, RepairTimeout: time.Minute,
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() { stop(); <-done })
+	return func() host.Seen {
+		t.Helper()
+		ticks <- time.Time{} // taken when the look before it has ended
+		return s.Seen()
+	}
+}
+
+func what(seen host.Seen) (all []string) {
+	for _, f := range seen.Faults {
+		all = append(all, f.What)
+	}
+	return all
+}
+
+// TestLostThingsAreMended: whatever of an installation is lost is noticed, waited for, and installed again; kubelet is not restarted for it.
+func TestLostThingsAreMended(t *testing.T) {
+	for name, c := range map[string]struct {
+		lose  func(*world)
+		fault string
+	}{
+		"binary":   {func(w *world) { os.RemoveAll(w.path("/opt/cosentry")) }, host.FaultBinary},
+		"settings": {func(w *world) { os.RemoveAll(w.path("/etc/cosentry")) }, host.FaultSettings},
+		"unit":     {func(w *world) { os.Remove(w.path("/etc/systemd/system/cosentry.service")) }, host.FaultUnits},
+		"drop-in":  {func(w *world) { os.RemoveAll(w.path("/etc/systemd/system/kubelet.service.d")) }, host.FaultDropIn},
+		"agent":    {func(w *world) { w.units["cosentry.service"].pid = 0 }, host.FaultAgent},
+		"socket":   {func(w *world) { os.Remove(w.path(ourSocket)) }, host.FaultSocket},
+		"state": {func(w *world) {
+			os.RemoveAll(w.path("/var/lib/cosentry/install"))
+			os.RemoveAll(w.path("/etc/systemd/system"))
+		}, host.FaultUnits},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			must(t, w.install("v1"))
+			look := watch(t, w, "v1")
+			if seen := look(); len(seen.Faults) > 0 || seen.Phase != host.Installed {
+				t.Fatalf("before: %+v", seen)
+			}
+			w.did()
+			c.lose(w)
+			seen := look()
+			for range 5 {
+				if seen.Repaired+seen.Failed > 0 {
+					break
+				}
+				seen = look()
+			}
+			seen = look()
+			if seen.Repaired != 1 || len(seen.Faults) > 0 {
+				t.Errorf("afterwards: %+v", seen)
+			}
+			w.wantInstalled("v1")
+			for _, job := range w.did() {
+				if job == "start kubelet.service" {
+					t.Error("kubelet was restarted")
+				}
+			}
+		})
+	}
+}
+
+func TestKubeletThatGoesAnotherWayIsBroughtBack(t *testing.T) {
+	w := newWorld(t)
+	must(t, w.install("v1"))
+	look := watch(t, w, "v1")
+	look()
+	w.put(kubeletConfig, delivered)
+	must(t, w.Restart(t.Context(), "kubelet.service"))
+	for range 5 {
+		if look().Repaired > 0 {
+			break
+		}
+	}
+	w.wantInstalled("v1")
+}
+
+// TestSupervisorNeitherInstallsNorReinstallsOnItsOwn: what was taken off stays off, and another's version stays as well.
+func TestSupervisorNeitherInstallsNorReinstallsOnItsOwn(t *testing.T) {
+	w := newWorld(t)
+	must(t, w.install("v1"))
+	look := watch(t, w, "v1")
+	look()
+	must(t, w.install("v2"))
+	for range 4 {
+		look()
+	}
+	w.wantInstalled("v2")
+	must(t, w.host("v2").Uninstall(t.Context(), false))
+	var seen host.Seen
+	for range 4 {
+		seen = look()
+	}
+	if !seen.Left || seen.Repaired+seen.Failed > 0 || w.told != theirSocket {
+		t.Errorf("%+v; kubelet on %s", seen, w.told)
+	}
+}
+
+// TestMendingThatFailsIsPutOff: a host that cannot be mended is not restarted for ever.
+func TestMendingThatFailsIsPutOff(t *testing.T) {
+	w := newWorld(t)
+	must(t, w.install("v1"))
+	look := watch(t, w, "v1")
+	look()
+	w.blind = []string{"v1"}
+	must(t, os.Remove(w.path("/etc/systemd/system/cosentry.service")))
+	var seen host.Seen
+	for range 40 {
+		seen = look()
+	}
+	if seen.Failed == 0 || seen.Failed > 15 || seen.Last == "" || len(what(seen)) == 0 && seen.Repaired == 0 {
+		t.Errorf("%+v", seen)
+	}
+}
+
+// TestRuntimeThatIsDownIsNoReasonToInstall: nothing that an installation does would bring it back.
+func TestRuntimeThatIsDownIsNoReasonToInstall(t *testing.T) {
+	w := newWorld(t)
+	must(t, w.install("v1"))
+	look := watch(t, w, "v1")
+	look()
+	w.sockets[theirSocket].Stop()
+	w.did()
+	look()
+	var seen host.Seen
+	for range 3 {
+		seen = look()
+	}
+	if got := what(seen); len(got) != 1 || got[0] != host.FaultHost || seen.Failed > 0 || len(w.did()) > 0 {
+		t.Errorf("%+v", seen)
+	}
+}
