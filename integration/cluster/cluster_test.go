@@ -2,12 +2,14 @@ package cluster
 
 import (
 	"testing"
+
+	"github.com/cosentry/cosentry/integration/machine"
 )
 
 // TestCluster is the life of cosentry in one cluster, from `kubectl apply` to a clean uninstall. A step begins with what
 // the step before has left, so they are one test: a step that fails ends it.
 func TestCluster(t *testing.T) {
-	s := newStage(t)
+	s := newStage(t, machine.Kubeadm, "base")
 	steps := []struct {
 		name string
 		run  func(*stage, *testing.T)

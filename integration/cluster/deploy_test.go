@@ -24,7 +24,7 @@ const (
 	command = "/opt/cosentry/bin/cosentry"
 )
 
-// apply applies the manifests in deploy/base, with this cluster's image, settings and policies by an overlay.
+// apply applies the stage's folder of the manifests, with this cluster's image, settings and policies by an overlay.
 func (s *stage) apply(t *testing.T) {
 	t.Helper()
 	settings, err := os.ReadFile(filepath.Join(manifests, "base", "config.yaml"))
@@ -36,7 +36,7 @@ func (s *stage) apply(t *testing.T) {
 		policies = append(policies, name)
 	}
 	slices.Sort(policies)
-	s.kustomize(t, "base", files, fmt.Sprintf(`configMapGenerator:
+	s.kustomize(t, s.folder, files, fmt.Sprintf(`configMapGenerator:
   - {name: settings, behavior: replace, files: [config.yaml]}
   - {name: policies, behavior: replace, files: [%s]}
 `, strings.Join(policies, ", ")))
@@ -103,7 +103,7 @@ func (s *stage) tellPods() string {
 // wantEndpoint expects that kubelet's settings name the socket and no other.
 func (s *stage) wantEndpoint(t *testing.T, socket string) {
 	t.Helper()
-	text, err := s.machine.ReadFile("/var/lib/kubelet/config.yaml")
+	text, err := s.machine.ReadFile(s.layout.ConfigFile())
 	must(t, err)
 	if !strings.Contains(text, "containerRuntimeEndpoint: unix://"+socket+"\n") {
 		t.Errorf("kubelet's settings do not name %s:\n%s", socket, text)

@@ -24,10 +24,13 @@ type stage struct {
 	product   product
 	mode      string // observe or enforce
 	settings  string // more of the node's settings, in YAML
-	registry  *harness.Registry
-	images    *harness.Images
-	release   *harness.Key // signs what the cluster's owner runs
-	team      *harness.Key // signs what a policy from the cluster asks for besides
+	layout    machine.Layout
+	// folder is what of the manifests is applied.
+	folder   string
+	registry *harness.Registry
+	images   *harness.Images
+	release  *harness.Key // signs what the cluster's owner runs
+	team     *harness.Key // signs what a policy from the cluster asks for besides
 }
 
 const (
@@ -35,14 +38,15 @@ const (
 	nodeName = "node"
 )
 
-// newStage starts everything but cosentry. It goes with the test.
-func newStage(t *testing.T) *stage {
+// newStage starts everything but cosentry, with a node on which kubelet's settings are where layout says. It goes with
+// the test.
+func newStage(t *testing.T, layout machine.Layout, folder string) *stage {
 	t.Helper()
 	tools, err := harness.FindTools("cosign", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet")
 	must(t, err)
 	must(t, os.MkdirAll(stageDir, 0o755))
 	t.Setenv("HOME", stageDir) // nobody's docker config
-	s := &stage{tools: tools, registry: harness.NewRegistry("127.0.0.1:5001", true)}
+	s := &stage{tools: tools, registry: harness.NewRegistry("127.0.0.1:5001", true), layout: layout, folder: folder}
 	must(t, s.registry.Start())
 	t.Cleanup(s.registry.Stop)
 	s.images, err = harness.NewImages(tools)
@@ -78,7 +82,7 @@ func (s *stage) startMachine(t *testing.T) {
 	must(t, err)
 	const caFile = "/etc/kubernetes/pki/ca.crt"
 	s.machine, err = machine.Start(t.Context(), machine.Options{
-		Tools: s.tools, Pause: s.image("pause:3.10"), Name: nodeName, NodeIP: nodeAddress, Kubeconfig: kubeconfig,
+		Tools: s.tools, Pause: s.image("pause:3.10"), Name: nodeName, NodeIP: nodeAddress, Kubeconfig: kubeconfig, Layout: s.layout,
 		Files: map[string]machine.File{caFile: {Text: string(ca)}},
 		KubeletConfig: map[string]any{
 			"authentication": map[string]any{
