@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/cosentry/cosentry/agent/host/kubelet"
 	"github.com/cosentry/cosentry/agent/host/peers"
@@ -20,7 +21,11 @@ func kubeletEndpoint(ctx context.Context, n *node) Finding {
 	if err != nil {
 		return warn("run this as root on the node", "kubelet's unit cannot be looked at: %v", err)
 	}
-	f := kubelet.Facts{Root: n.Root, Unit: u.Name, Environment: u.Environment, EnvironmentFiles: u.EnvironmentFiles}
+	f := kubelet.Facts{Root: n.Root, Unit: u.Name, Environment: u.Environment}
+	for _, file := range u.EnvironmentFiles {
+		// One that must be there and is not keeps systemd from starting the unit: that is seen elsewhere.
+		f.EnvironmentFiles = append(f.EnvironmentFiles, "-"+strings.TrimPrefix(file, "-"))
+	}
 	if len(u.ExecStart) > 0 {
 		f.Exec = u.ExecStart[len(u.ExecStart)-1]
 	}

@@ -12,6 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cosentry/cosentry/agent/canary"
+	"github.com/cosentry/cosentry/agent/config"
 	"github.com/cosentry/cosentry/agent/host/peers"
 	"github.com/cosentry/cosentry/criproxy"
 	"github.com/cosentry/cosentry/systemd"
@@ -246,6 +247,9 @@ func sendCanary(ctx context.Context, n *node) Finding {
 		}
 		return good("an unsigned image was refused: %s", r.Why)
 	case canary.Recorded:
+		if n.faulty == nil && n.config.Mode == config.Enforce && (n.status == nil || n.status.BreakGlass == nil) {
+			return fail("systemctl restart "+systemd.Service+", and see the finding about the mode", "the settings say enforce, and an unsigned image was pulled although policy refuses it: %s", r.Why)
+		}
 		return warn("to have it refused: mode: enforce", "an unsigned image was pulled, as nothing is refused now: %s", r.Why)
 	case canary.Allowed:
 		return warn("if that is not meant: a policy that matches every image, policies.noMatch: deny, and no static pass", "an unsigned image was pulled because this node's rules allow it: %s", r.Why)
