@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cosentry/cosentry/agent/audit"
 	"github.com/cosentry/cosentry/agent/canary"
 	"github.com/cosentry/cosentry/agent/config"
 	"github.com/cosentry/cosentry/agent/host"
@@ -152,6 +153,8 @@ func (p hostProofs) Canary(ctx context.Context, socket string) error {
 		return err
 	case !r.Seen():
 		return fmt.Errorf("an unsigned image was pulled and the agent did not see it: %s", r.Why)
+	case r.Outcome == canary.Recorded && c.Mode == config.Enforce && r.Record.Mode != audit.ModeBreakGlass:
+		return fmt.Errorf("an unsigned image was let through although policy refuses it and the settings say enforce: %s", r.Why)
 	case r.Outcome == canary.Undecided && r.Answer == "" && c.Mode == config.Enforce:
 		return fmt.Errorf("an unsigned image was let through although it could not be judged: %s", r.Why)
 	}
