@@ -34,12 +34,21 @@ func TestUnitIsWhatSystemdMade(t *testing.T) {
 		"0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-1.scope/system.slice/kubelet.service\n":  {pod: true},
 		"0::/kubepods/besteffort/pod1/2/system.slice/kubelet.service\n":                                 {pod: true},
 		"0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod1.slice/cri-containerd-1.scope\n": {pod: true},
+		"9:name=systemd:/kubepods/pod1/2\n0::/\n":                                                       {pod: true},
 		"9:name=systemd:/kubepods/pod1/2\n0::/system.slice/kubelet.service\n":                           {pod: true},
-		"0::/../kubepods/pod1/2\n":                              {pod: true},
-		"4:memory:/kubepods/pod1/2\n0::/\n":                     {pod: true},
-		"0::/system.slice/evil.slice.service/kubelet.service\n": {unit: "evil.slice.service"},
-		"0::/system.slice/kubelet.servicex\n":                   {},
-		"1:xname=systemd:/system.slice/kubelet.service\n":       {},
+		"4:memory:/kubepods/pod1/2\n0::/\n":                                                             {pod: true},
+		"0::/system.slice/evil.slice.service/kubelet.service\n":                                         {unit: "evil.slice.service"},
+		"0::/system.slice/kubelet.servicex\n":                                                           {},
+		"1:xname=systemd:/system.slice/kubelet.service\n":                                               {},
+		// As a container sees it that has a control group namespace of its own.
+		"0::/../../../../system.slice/kubelet.service\n": {unit: "kubelet.service"},
+		"0::/../../../../init.scope\n":                   {unit: "init.scope"},
+		"0::/..\n":                                       {},
+		"0::/../cri-containerd-2.scope\n":                {unit: "cri-containerd-2.scope"},
+		"0::/../../kubepods-besteffort-pod1.slice/cri-containerd-2.scope/system.slice/kubelet.service\n": {pod: true},
+		"0::/../../pod0a1b2c3d-0000-4000-8000-000000000000/2/system.slice/kubelet.service\n":             {pod: true},
+		"0::/../kubepods/pod1/2\n":                  {pod: true},
+		"0::/../.../system.slice/kubelet.service\n": {},
 	} {
 		if unit, pod := unitOf(groups); unit != want.unit || pod != want.pod {
 			t.Errorf("%q: %q, pod %v; want %q, %v", groups, unit, pod, want.unit, want.pod)

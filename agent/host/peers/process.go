@@ -15,9 +15,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -164,43 +166,76 @@ func effectiveUser(status []byte) (int, error) {
 // unitOf finds the unit in /proc/PID/cgroup: the first part of the path that is no slice, and that only if all before it are
 // slices. What comes after it, or below a folder of another kind, was made by the unit's own processes, and may be
 // called as they like.
+//
+// A pod's process is in a pod in one hierarchy and may be in its runtime's unit in another.
 func unitOf(groups string) (unit string, pod bool) {
-	for _, controller := range []string{"name=systemd", ""} {
-		for line := range strings.Lines(groups) {
-			_, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
-			named, group, ok := strings.Cut(rest, ":")
-			if !ok || named != controller {
-				continue
-			}
-			if unit, pod = unitOfPath(group); unit != "" || pod {
-				return unit, pod
-			}
-		}
-	}
-	return "", inPod(groups)
-}
-
-func unitOfPath(group string) (unit string, pod bool) {
-	if inPod(group) {
+	if inPod(groups) {
 		return "", true
 	}
-	for part := range strings.SplitSeq(strings.Trim(group, "/"), "/") {
-		switch {
-		case strings.HasSuffix(part, ".slice"):
-		case strings.HasSuffix(part, ".service"), strings.HasSuffix(part, ".scope"):
-			return part, false
-		default:
-			return "", false
+	for _, controller := range []string{"name=systemd", ""} {
+		for line := range strings.Lines(groups) {
+			if named, group := split(line); named == controller {
+				if unit = unitOfPath(group); unit != "" {
+					return unit, false
+				}
+			}
 		}
 	}
 	return "", false
 }
 
-// inPod reports whether a path, or any of several, goes through the control group that kubelet has for all pods, by either
-// of its drivers.
-func inPod(groups string) bool {
-	return strings.Contains(groups, "/kubepods/") || strings.Contains(groups, "/kubepods.slice/") || strings.Contains(groups, "/kubelet-kubepods.slice/")
+// split divides a line of /proc/PID/cgroup, hierarchy:controllers:path. What is no such line has no path.
+func split(line string) (controllers, group string) {
+	_, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+	controllers, group, ok := strings.Cut(rest, ":")
+	if !ok {
+		return "none", ""
+	}
+	return controllers, group
 }
+
+func unitOfPath(group string) string {
+	for part := range parts(group) {
+		switch {
+		case strings.HasSuffix(part, ".slice"):
+		case strings.HasSuffix(part, ".service"), strings.HasSuffix(part, ".scope"):
+			return part
+		default:
+			return ""
+		}
+	}
+	return ""
+}
+
+// parts are those of a path. Who looks from a container with a control group namespace of its own sees paths that begin
+// there, and first lead up to what is common to both.
+func parts(group string) iter.Seq[string] {
+	group = strings.Trim(group, "/")
+	for group == ".." || strings.HasPrefix(group, "../") {
+		group = strings.TrimPrefix(strings.TrimPrefix(group, ".."), "/")
+	}
+	return strings.SplitSeq(group, "/")
+}
+
+// inPod reports whether one of the paths goes through a control group that kubelet made for pods. Runtimes move processes in
+// all hierarchies, so any will do.
+func inPod(groups string) bool {
+	for line := range strings.Lines(groups) {
+		_, group := split(line)
+		for part := range parts(group) {
+			if ofPods(part) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// podGroup matches the names that kubelet gives to the control groups of pods: that of all of them, of those of a quality of
+// service, and of one, by its cgroupfs driver and by its systemd driver.
+var podGroup = regexp.MustCompile(`^((kubelet-)?kubepods(-[\w-]+)?(\.slice)?|pod[0-9a-f]{8}[0-9a-f-]*)$`)
+
+func ofPods(part string) bool { return podGroup.MatchString(part) }
 
 // maxFile bounds a file of /proc, in bytes. The longest that is read has a line for each cgroup hierarchy.
 const maxFile = 64 << 10
