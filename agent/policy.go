@@ -14,7 +14,7 @@ import (
 
 func policyCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "Work with ClusterImagePolicy files", Example: "  cosentry policy check /etc/cosentry/policies"}
-	cmd.AddCommand(policyCheckCommand(), policyTestCommand())
+	cmd.AddCommand(policyCheckCommand(), policyTestCommand(), policySignedCommand())
 	return cmd
 }
 

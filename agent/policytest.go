@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -11,14 +12,16 @@ import (
 
 func policyTestCommand() *cobra.Command {
 	var output, held, noMatch string
-	var policies []string
+	var policies, clusterPolicies []string
+	var clusterHeld string
 	var t trial
 	var pod podFlags
 	cmd := &cobra.Command{
 		Use:   "test --policy FILE… --image IMAGE",
 		Short: "Judge an image by policy files, online or by saved evidence",
 		Long: `Judge IMAGE by policy files as a node would that has them, and explain. No settings file is needed, and
-none of the node's own policies are asked.
+none of the node's own policies are asked, nor those that its cluster has. With --cluster-policy, policies come on top as the
+cluster's would: they are asked about what those of --policy let through.
 
 With --evidence, which names a folder that cosentry verify --save has written, no registry and no log is asked, so that
 policies can be tested in CI; what was not saved is "could not tell". Then keys of key management services, remote rules and
@@ -45,6 +48,11 @@ Exit status: 0 allowed, 1 refused, 2 could not tell.`,
 			}
 			t.pod, t.online = pod.pod(cmd), t.online || t.evidence == ""
 			t.load = func() (*policy.Set, error) { return readPolicies(policies) }
+			if len(clusterPolicies) > 0 {
+				t.added = func(context.Context) (clusterLayer, error) {
+					return clusterFiles(t.config, clusterPolicies, clusterHeld)
+				}
+			}
 			t.say = progress(cmd.ErrOrStderr())
 			e, err := t.explain(cmd.Context())
 			if err != nil {
@@ -57,6 +65,8 @@ Exit status: 0 allowed, 1 refused, 2 could not tell.`,
 		},
 	}
 	cmd.Flags().StringArrayVar(&policies, "policy", nil, "policy file, or folder of them; may be given several times")
+	cmd.Flags().StringArrayVar(&clusterPolicies, "cluster-policy", nil, "policy file, or folder of them, as if it came from the cluster: it adds to those of --policy; may be given several times")
+	cmd.Flags().StringVar(&clusterHeld, "cluster-trust", "", "folder of secrets/ and configmaps/ that the policies of --cluster-policy refer to (default: none)")
 	cmd.Flags().StringVar(&t.image, "image", "", "the image, as a pod would name it")
 	cmd.Flags().StringVar(&t.evidence, "evidence", "", "folder of evidence saved by cosentry verify --save")
 	cmd.Flags().BoolVar(&t.online, "online", false, "with --evidence: fetch what policies refer to all the same")

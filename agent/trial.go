@@ -23,6 +23,10 @@ type trial struct {
 	image  string
 	pod    *policy.Pod // nil: not known
 	load   func() (*policy.Set, error)
+	// added has the cluster's policies, as they come on top of what load gives; nil: there are none.
+	added func(context.Context) (clusterLayer, error)
+	// withoutCluster says that they do not hold in the pod's namespace.
+	withoutCluster bool
 	// online fetches what the policies refer to. Without it only what is in files and was kept on disk counts.
 	online bool
 	// evidence is a folder of saved evidence, which is asked in place of registries and logs.
@@ -89,6 +93,9 @@ func (t trial) judge(ctx context.Context, kept *recorder) (verify.Verdict, error
 		return verify.Verdict{}, err
 	}
 	verifier.SetPolicies(set, refs)
+	if err := t.addCluster(ctx, verifier); err != nil {
+		return verify.Verdict{}, err
+	}
 	d := ref.Digest
 	if d == "" {
 		t.say("resolving " + t.image)
@@ -98,7 +105,7 @@ func (t trial) judge(ctx context.Context, kept *recorder) (verify.Verdict, error
 	}
 	kept.image(ref, d)
 	t.say("fetching signatures of " + d.String())
-	return verifier.Verify(ctx, verify.Subject{Image: t.image, Repository: ref.Repository, Digest: d, Pod: t.pod})
+	return verifier.Verify(ctx, verify.Subject{Image: t.image, Repository: ref.Repository, Digest: d, Pod: t.pod, WithoutCluster: t.withoutCluster})
 }
 
 func (t trial) sources() (sources, error) {
@@ -110,6 +117,11 @@ func (t trial) sources() (sources, error) {
 
 // references finds what the policies of a set refer to.
 func references(ctx context.Context, c config.Trust, set *policy.Set, online bool) (*trust.Snapshot, error) {
+	return referencesIn(ctx, c, trust.Folder(c.Dir), set, online)
+}
+
+// referencesIn is references with other Secrets and ConfigMaps than those of c.
+func referencesIn(ctx context.Context, c config.Trust, held trust.Files, set *policy.Set, online bool) (*trust.Snapshot, error) {
 	if online && c.CacheDir == "" {
 		// A TUF repository is kept somewhere while it is read.
 		dir, err := os.MkdirTemp("", "cosentry-trust-")
@@ -126,7 +138,7 @@ func references(ctx context.Context, c config.Trust, set *policy.Set, online boo
 	if online {
 		keeper.FetchNow(ctx, set)
 	}
-	return keeper.Resolve(set), nil
+	return keeper.ResolveIn(set, held), nil
 }
 
 // emptyFolder refuses a folder that holds anything, before any work is done.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -17,7 +18,8 @@ func verifyCommand() *cobra.Command {
 		Use:   "verify IMAGE",
 		Short: "Judge an image as this node would, and explain",
 		Long: `Resolve IMAGE at its registry, fetch its signatures and judge it by the node's policies,
-as a pull on this node would be judged with the node's own credentials. Each policy that matches is
+as a pull on this node would be judged with the node's own credentials: by the node's own policies, and by
+those of the cluster, if settings name their folder, where these let it through. Each policy that matches is
 listed with each of its authorities: what was found, who signed, and why it failed. Nothing is pulled
 and nothing is recorded.
 
@@ -39,6 +41,9 @@ Exit status: 0 allowed, 1 refused, 2 could not tell.`,
 			t.image, t.pod, t.online = args[0], pod.pod(cmd), true
 			t.load = func() (*policy.Set, error) { return policy.Load(t.config.Policies.Dir) }
 			t.say = progress(cmd.ErrOrStderr())
+			if t.config.ClusterPolicies.Dir != "" {
+				t.added = func(ctx context.Context) (clusterLayer, error) { return clusterOnDisk(ctx, t.config) }
+			}
 			note, err := t.exempt()
 			if err != nil {
 				return err
@@ -65,16 +70,20 @@ Exit status: 0 allowed, 1 refused, 2 could not tell.`,
 	return cmd
 }
 
-// exempt says why nothing is judged in the pod's namespace; empty if it is.
-func (t trial) exempt() (note string, err error) {
+// exempt notes whether the cluster's policies hold in the pod's namespace, and says why nothing is judged in the pod's namespace; empty if it is.
+func (t *trial) exempt() (note string, err error) {
 	if t.pod == nil {
 		return "", nil
 	}
 	o := namespaceOptions(t.config)
 	o.Log = quiet()
 	n, err := namespaces.New(o)
-	if err != nil || n.Enforced(t.pod.Namespace) {
+	if err != nil {
 		return "", err
+	}
+	if n.Enforced(t.pod.Namespace) {
+		t.withoutCluster = t.pod.Namespace != "" && !n.ClusterEnforced(t.pod.Namespace)
+		return "", nil
 	}
 	return fmt.Sprintf("namespace %q is not enforced by this node's settings, so nothing is judged there", t.pod.Namespace), nil
 }
