@@ -246,6 +246,53 @@ func TestKilledUpgradeGoesBackToWhatProved(t *testing.T) {
 	w.wantInstalled("v1")
 }
 
+// TestKubeletThatWasNotRestartedIsRemembered: a run that was killed between kubelet's settings and its restart is made good, even where
+// nobody can tell which way kubelet goes.
+func TestKubeletThatWasNotRestartedIsRemembered(t *testing.T) {
+	for _, next := range []string{"install", "uninstall"} {
+		w := newWorld(t)
+		w.stop = func(job string) error { return errorIf(job == "start kubelet.service") }
+		if err := w.install("v1"); err == nil {
+			t.Fatal("installed")
+		}
+		if next == "install" {
+			w.put(kubeletConfig, strings.Replace(delivered, "/run/containerd/", "/run/cosentry/", 1)) // as before it was undone
+		}
+		w.stop, w.unsure = nil, true
+		w.did()
+		var err error
+		if next == "install" {
+			err = w.install("v1")
+		} else {
+			err = w.host("v1").Uninstall(t.Context(), true)
+		}
+		if err != nil || !slices.Contains(w.did(), "start kubelet.service") {
+			t.Errorf("%s: kubelet was not restarted, %v", next, err)
+		}
+	}
+}
+
+// TestWhatWasLostIsNotLostAgain: an upgrade that fails on a host that lost its units leaves the agent before it running, with units.
+func TestWhatWasLostIsNotLostAgain(t *testing.T) {
+	w := newWorld(t)
+	if err := w.install("v1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{"/etc/systemd/system", "/etc/cosentry"} {
+		if err := os.RemoveAll(w.path(p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.broken = []string{"v2"}
+	if err := w.install("v2"); err == nil || !strings.Contains(err.Error(), "as it was before") {
+		t.Fatalf("error %v", err)
+	}
+	w.wantInstalled("v1")
+	if w.file("cosentry.service") == "" || w.file("cosentry.socket") == "" {
+		t.Error("the units are gone")
+	}
+}
+
 func TestOneInstallationAtATime(t *testing.T) {
 	w := newWorld(t)
 	inside, other := make(chan struct{}), make(chan struct{})

@@ -51,7 +51,9 @@ func TestLinksAreTheHosts(t *testing.T) {
 	} {
 		must(t, os.Symlink(to, filepath.Join(root, name)))
 	}
-	for _, p := range []string{"/absolute", "/climbing", "/folder/file", "/chain", "/../data/file"} {
+	must(t, os.MkdirAll(filepath.Join(root, "sub/folder"), 0o755))
+	must(t, os.Symlink("/data/file", filepath.Join(root, "sub/folder/absolute")))
+	for _, p := range []string{"/absolute", "/sub/folder/absolute", "/climbing", "/folder/file", "/chain", "/../data/file"} {
 		if got, err := tree.Read(p); err != nil || string(got) != "inside" {
 			t.Errorf("%s: %q, %v", p, got, err)
 		}
