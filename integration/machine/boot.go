@@ -51,6 +51,9 @@ func (m *Machine) enter() error {
 		return errors.New("the machine runs already")
 	}
 	b := boot{Name: m.Name, Layers: m.Dir, Cgroup: filepath.Join(harness.Cgroup(), filepath.Base(m.Dir)), Binds: m.programs()}
+	if err := clearCgroups(b.Cgroup); err != nil {
+		return err
+	}
 	if err := makeCgroups(b.Cgroup); err != nil {
 		return err
 	}
@@ -187,6 +190,32 @@ func makeCgroups(name string) error {
 		}
 	}
 	return nil
+}
+
+// clearCgroups removes what the last boot has left: a computer that boots has
+// no cgroups, and kubelet would look for the containers of these one by one.
+func clearCgroups(name string) error {
+	for _, dir := range hierarchies(name) {
+		err := harness.Until(10*time.Second, "the last boot's cgroups to be empty", func() bool {
+			removeGroups(dir)
+			_, err := os.Stat(dir)
+			return os.IsNotExist(err)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeGroups(dir string) {
+	entries, _ := os.ReadDir(dir) // what cannot be read or removed is seen by the caller
+	for _, entry := range entries {
+		if entry.IsDir() {
+			removeGroups(filepath.Join(dir, entry.Name()))
+		}
+	}
+	_ = unix.Rmdir(dir)
 }
 
 // inherit copies the parent's value of a v1 cpuset file into a group that has none.
