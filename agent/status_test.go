@@ -181,12 +181,12 @@ spec:
 	if out, _, code := command(t, "status", "--config", p.dir+"/config.yaml"); code != 0 || !strings.Contains(out, "NOT USABLE") || !strings.Contains(out, "release") {
 		t.Errorf("exit %d\n%s", code, out)
 	}
-	if body, _ := p.get(t, "/metrics"); !strings.Contains(body, `cosentry_trust_unusable{kind="secret"} 1`) {
+	if body, _ := p.get(t, "/metrics"); !strings.Contains(body, `cosentry_trust_unusable{kind="secret",layer="node"} 1`) {
 		t.Error("the metric does not tell")
 	}
 	write(t, p.dir+"/secrets/cosign-system/release/cosign.pub", newSigned(t).publicKey)
 	p.eventually(t, "the secret is there", func() bool { return unusable() == 0 })
-	if body, _ := p.get(t, "/metrics"); !strings.Contains(body, `cosentry_trust_unusable{kind="secret"} 0`) {
+	if body, _ := p.get(t, "/metrics"); !strings.Contains(body, `cosentry_trust_unusable{kind="secret",layer="node"} 0`) {
 		t.Error("the metric still tells")
 	}
 	p.stop(t)
