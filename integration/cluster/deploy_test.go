@@ -73,9 +73,9 @@ func (s *stage) wantRollout(t *testing.T, name string) {
 			return err
 		}
 		now := set.Status
-		if now.ObservedGeneration != set.Generation || now.DesiredNumberScheduled != 1 || now.UpdatedNumberScheduled != 1 || now.NumberAvailable != 1 {
-			return fmt.Errorf("generation %d of %d: %d of %d updated, %d available", now.ObservedGeneration, set.Generation,
-				now.UpdatedNumberScheduled, now.DesiredNumberScheduled, now.NumberAvailable)
+		if now.ObservedGeneration != set.Generation || now.DesiredNumberScheduled != 1 || now.UpdatedNumberScheduled != 1 || now.NumberReady != 1 {
+			return fmt.Errorf("generation %d of %d: %d of %d updated, %d ready", now.ObservedGeneration, set.Generation,
+				now.UpdatedNumberScheduled, now.DesiredNumberScheduled, now.NumberReady)
 		}
 		return nil
 	})

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -157,4 +158,28 @@ var volatile = []string{
 	"/var/lib/kubelet/allocated_pods_state", "/var/lib/kubelet/actuated_pods_state", "/var/lib/kubelet/cpu_manager_state",
 	"/var/lib/kubelet/memory_manager_state", "/var/lib/cni", "/var/log/pods", "/var/log/containers", "/var/log/journal",
 	"/var/lib/systemd", "/etc/cosentry", "/var/log/cosentry", "/run", "/tmp",
+}
+
+// testMends: whoever points kubelet past the agent on the node has it for as long as supervise takes to look thrice.
+func (s *stage) testMends(t *testing.T) {
+	ctx := t.Context()
+	_, err := s.machine.Exec(ctx, "sed", "-i", "s,/run/cosentry/containerd.sock,/run/containerd/containerd.sock,", s.layout.ConfigFile())
+	must(t, err)
+	_, err = s.machine.Systemctl(ctx, "restart", "kubelet.service")
+	must(t, err)
+	_, err = s.machine.Systemctl(ctx, "stop", "cosentry.socket", "cosentry.service")
+	must(t, err)
+	must(t, eventually(ctx, patience, "supervise to tell that the node is not as installed", func(ctx context.Context) error {
+		if answers(http.DefaultClient, "http://127.0.0.1:9478/readyz") {
+			return errors.New("it says that all is well")
+		}
+		return nil
+	}))
+	s.wantAgent(t)
+	s.wantEndpoint(t, "/run/cosentry/containerd.sock")
+	s.wantReady(t)
+	s.deploy(t, "default", "mended", s.push(t, "apps/mended:1"))
+	s.wantRefused(t, "default", "mended", "no signatures found")
+	s.wantRollout(t, daemonSet)
+	s.wantUntouched(t)
 }

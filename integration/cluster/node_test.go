@@ -1,12 +1,14 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -23,9 +25,11 @@ type agentStatus struct {
 		Labelled int `json:"labelled"`
 	} `json:"namespaces"`
 	ClusterPolicies struct {
-		Count  int      `json:"count"`
+		Set    string   `json:"set"`
 		Names  []string `json:"names"`
 		Broken string   `json:"broken"`
+		// SkippedCount is how many documents were not signed as they should be.
+		SkippedCount int `json:"skippedCount"`
 	} `json:"clusterPolicies"`
 }
 
@@ -112,4 +116,15 @@ func (s *stage) wantNodeRefused(t *testing.T, name string, words ...string) {
 			t.Errorf("the message about %s does not say %q: %s", name, word, message)
 		}
 	}
+}
+
+// command runs cosentry beside the node, as an owner does at his desk.
+func (s *stage) command(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, s.tools.Cosentry, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("cosentry %s: %w\n%s%s", strings.Join(args, " "), err, stdout.Bytes(), stderr.Bytes())
+	}
+	return stdout.String(), nil
 }
