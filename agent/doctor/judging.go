@@ -63,7 +63,7 @@ func references(ctx context.Context, n *node) Finding {
 			return fail("see the finding about the policies", "what policies refer to cannot be told: %v", err)
 		}
 		if all, err = n.Trust(ctx, n.trustBelowRoot(), set); err != nil {
-			return fail("", "%v", err)
+			return warn("see the finding about the agent, which would know", "what policies refer to cannot be told: %v", err)
 		}
 	}
 	now := n.now()
@@ -151,7 +151,7 @@ func registries(ctx context.Context, n *node) Finding {
 	}
 	asker, err := n.Registries(n.registryBelowRoot())
 	if err != nil {
-		return fail("", "%v", err)
+		return fail("mend what registry says in "+n.Settings, "no registry can be asked: %v", err)
 	}
 	var away []string
 	for _, r := range recent {

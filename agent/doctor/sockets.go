@@ -234,7 +234,7 @@ func sendCanary(ctx context.Context, n *node) Finding {
 	}
 	records, err := n.tree.Path(n.config.Audit.Dir)
 	if err != nil {
-		return fail("", "no canary can be sent: %v", err)
+		return fail("see the finding about the audit log", "no canary can be sent: %v", err)
 	}
 	r, err := canary.Pull(ctx, canary.Options{Socket: here, AuditDir: records, Namespace: n.Namespace})
 	if err != nil {
