@@ -157,20 +157,25 @@ func (h *Host) say(format string, args ...any) { fmt.Fprintf(h.o.Out, format+"\n
 // poll is how often what is waited for is looked at.
 const poll = 100 * time.Millisecond
 
-// wait has f tried until it returns nil, ctx ends or limit has passed, and gives f's last error.
+// wait has f tried until it returns nil, ctx ends or limit has passed, and gives the last error that f found by itself: one that the
+// end of the time cut off says nothing of why.
 func wait(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
+	var last error
 	for {
 		err := f(ctx)
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w (waited until %w)", err, context.Cause(ctx))
+			return fmt.Errorf("%w (waited until %w)", last, context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
