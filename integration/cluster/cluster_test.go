@@ -20,6 +20,7 @@ func TestCluster(t *testing.T) {
 		{"enforce mode comes by the ConfigMap and restarts nothing", (*stage).testEnforce},
 		{"a Deployment runs if it is signed and tells its reason if not", (*stage).testDeployments},
 		{"a static pod and a pod that no webhook saw are refused alike", (*stage).testPaths},
+		{"an ephemeral container is judged as any other", (*stage).testEphemeral},
 		{"cosentry admits itself by policy", (*stage).testItself},
 		{"the account of the pods can read policies and no more", (*stage).testAccount},
 		{"supervise puts back what somebody took away", (*stage).testMends},

@@ -45,7 +45,7 @@ func (s *stage) apply(t *testing.T) {
 // kustomize applies a folder of the manifests by an overlay as an owner has one.
 func (s *stage) kustomize(t *testing.T, folder string, files map[string]string, more string) {
 	t.Helper()
-	dir := filepath.Join(stageDir, "overlay", folder)
+	dir := filepath.Join(s.dir, "overlay", folder)
 	must(t, os.MkdirAll(dir, 0o755))
 	base, err := filepath.Abs(filepath.Join(manifests, folder))
 	must(t, err)

@@ -29,7 +29,7 @@ func (s *stage) publish(t *testing.T) product {
 	}
 	digest, err := s.registry.Push("cosentry:test", index)
 	must(t, err)
-	signer, err := harness.NewCosign(s.tools, filepath.Join(stageDir, "signer"))
+	signer, err := harness.NewCosign(s.tools, filepath.Join(s.dir, "signer"))
 	must(t, err)
 	_, err = signer.Run(t.Context(), "generate-key-pair")
 	must(t, err)

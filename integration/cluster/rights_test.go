@@ -130,7 +130,7 @@ func wantMetric(ctx context.Context, port int, line string) error {
 // nothing of the object around it counts.
 func (s *stage) testSigned(t *testing.T) {
 	ctx := t.Context()
-	owner, err := harness.NewCosign(s.tools, filepath.Join(stageDir, "owner"))
+	owner, err := harness.NewCosign(s.tools, filepath.Join(s.dir, "owner"))
 	must(t, err)
 	_, err = owner.Run(ctx, "generate-key-pair")
 	must(t, err)

@@ -33,10 +33,7 @@ type stage struct {
 	team     *harness.Key // signs what a policy from the cluster asks for besides
 }
 
-const (
-	stageDir = "/run/cluster"
-	nodeName = "node"
-)
+const nodeName = "node"
 
 // newStage starts everything but cosentry, with a node on which kubelet's settings are where layout says. It goes with
 // the test.
@@ -44,9 +41,10 @@ func newStage(t *testing.T, layout machine.Layout, folder string) *stage {
 	t.Helper()
 	tools, err := harness.FindTools("cosign", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet")
 	must(t, err)
-	must(t, os.MkdirAll(stageDir, 0o755))
-	t.Setenv("HOME", stageDir) // nobody's docker config
 	s := &stage{tools: tools, registry: harness.NewRegistry("127.0.0.1:5001", true), layout: layout, folder: folder}
+	s.dir, err = os.MkdirTemp("/run", "cluster")
+	must(t, err)
+	t.Setenv("HOME", s.dir) // nobody's docker config
 	must(t, s.registry.Start())
 	t.Cleanup(s.registry.Stop)
 	s.images, err = harness.NewImages(tools)
@@ -59,7 +57,7 @@ func newStage(t *testing.T, layout machine.Layout, folder string) *stage {
 	must(t, err)
 	s.team, err = harness.NewKey()
 	must(t, err)
-	s.plane, err = StartControlPlane(t.Context(), tools, filepath.Join(stageDir, "plane"))
+	s.plane, err = StartControlPlane(t.Context(), tools, filepath.Join(s.dir, "plane"))
 	must(t, err)
 	t.Cleanup(func() {
 		if t.Failed() {
