@@ -16,6 +16,7 @@ import (
 // stage is a cluster with one node, a registry, and the keys of those who sign.
 type stage struct {
 	tools   harness.Tools
+	dir     string // of its own
 	plane   *ControlPlane
 	machine *machine.Machine
 	before  []corev1.Pod // what ran before cosentry came
