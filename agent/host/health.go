@@ -59,7 +59,7 @@ func (h *Host) Look(ctx context.Context) Health {
 		return Health{Faults: []Fault{{FaultHost, err.Error()}}}
 	}
 	health := Health{Phase: s.Phase, Agent: s.Agent}
-	p, err := h.installed(s).plan(ctx, s)
+	p, err := h.remembering(s).installed(s).plan(ctx, s)
 	if err != nil {
 		health.Faults = []Fault{{FaultHost, err.Error()}}
 		return health

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/cosentry/cosentry/agent/host/files"
+	"github.com/cosentry/cosentry/agent/host/kubelet"
 	"github.com/cosentry/cosentry/systemd/manager"
 )
 
@@ -147,6 +148,16 @@ func New(o Options) (*Host, error) {
 		return nil, err
 	}
 	return &Host{o: o, tree: tree, hashes: &hashes{}}, nil
+}
+
+// remembering is the host with what a former installation was told about kubelet, unless it is told again.
+func (h *Host) remembering(s State) *Host {
+	if !path.IsAbs(s.Kubelet.Layout) || h.o.Kubelet != kubelet.Auto {
+		return h
+	}
+	other := *h
+	other.o.Kubelet = s.Kubelet.Layout
+	return &other
 }
 
 // Close lets go of the host.

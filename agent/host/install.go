@@ -51,6 +51,7 @@ func (h *Host) Install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	h = h.remembering(s)
 	p, err := h.plan(ctx, s)
 	if err != nil {
 		return err

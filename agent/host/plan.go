@@ -49,7 +49,7 @@ func (h *Host) Plan(ctx context.Context) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	return h.plan(ctx, s)
+	return h.remembering(s).plan(ctx, s)
 }
 
 func (h *Host) plan(ctx context.Context, s State) (p Plan, err error) {

@@ -26,8 +26,6 @@ type Supervisor struct {
 	Longest  time.Duration
 	// RepairTimeout bounds one mending.
 	RepairTimeout time.Duration
-	// Ticks is when it looks again; nil is Every.
-	Ticks <-chan time.Time
 
 	mu  sync.Mutex
 	now Seen
@@ -61,19 +59,15 @@ func (s *Supervisor) know(f func(*Seen)) {
 
 // Run looks until ctx ends.
 func (s *Supervisor) Run(ctx context.Context) error {
-	ticks := s.Ticks
-	if ticks == nil {
-		tick := time.NewTicker(s.Every)
-		defer tick.Stop()
-		ticks = tick.C
-	}
+	tick := time.NewTicker(s.Every)
+	defer tick.Stop()
 	var p pace
 	for {
 		s.once(ctx, &p)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticks:
+		case <-tick.C:
 		}
 	}
 }

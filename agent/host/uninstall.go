@@ -30,6 +30,7 @@ func (h *Host) Uninstall(ctx context.Context, purge bool) error {
 	if err != nil {
 		return err
 	}
+	h = h.remembering(s)
 	if s.Phase != "" {
 		s.Phase = Uninstalling
 		if err := h.save(&s); err != nil {

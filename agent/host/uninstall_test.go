@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cosentry/cosentry/agent/host"
+	"github.com/cosentry/cosentry/agent/host/files"
 )
 
 // TestUninstallKeepsAnAgentThatKubeletNeeds: if kubelet does not start on the runtime, the agent stays.
@@ -86,6 +87,44 @@ func TestFileWrittenAnewIsTheOneThatGoesBack(t *testing.T) {
 	must(t, w.host("v1").Uninstall(t.Context(), true))
 	if got := w.read(kubeletConfig); got != anew {
 		t.Errorf("kubelet's settings:\n%s", cmp.Diff(anew, got))
+	}
+}
+
+// TestRecordOfAKilledRunKeepsTheFirstFile: a run writes down what it is about to write. If it is killed then, what is there is still what
+// the run before it wrote, and what was there before that is what goes back: a file without an endpoint here.
+func TestRecordOfAKilledRunKeepsTheFirstFile(t *testing.T) {
+	w := newWorld(t)
+	plain := "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\nmaxPods: 42\n"
+	w.put(kubeletConfig, plain)
+	must(t, w.install("v1"))
+	state := w.read("/var/lib/cosentry/install/state.json")
+	sum := files.Hash([]byte(w.read(kubeletConfig)))
+	if !strings.Contains(state, sum) {
+		t.Fatalf("the state does not have what was written: %s", state)
+	}
+	w.put("/var/lib/cosentry/install/state.json", strings.Replace(state, `"sha256": "`+sum+`"`, `"sha256": "`+files.Hash(nil)+`", "older": "`+sum+`"`, 1))
+	must(t, w.host("v1").Uninstall(t.Context(), true))
+	if got := w.read(kubeletConfig); got != plain {
+		t.Errorf("kubelet's settings:\n%s", cmp.Diff(plain, got))
+	}
+}
+
+// TestLayoutThatWasNamedIsRemembered: who takes cosentry off, or watches a host, need not say again where kubelet's settings are.
+func TestLayoutThatWasNamedIsRemembered(t *testing.T) {
+	w := newWorld(t)
+	must(t, w.install("v1", func(o *host.Options) { o.Kubelet = kubeletConfig }))
+	if state := w.read("/var/lib/cosentry/install/state.json"); !strings.Contains(state, `"layout": "`+kubeletConfig+`"`) {
+		t.Fatalf("state %s", state)
+	}
+	// Now nobody could find out by looking.
+	w.put("/usr/lib/systemd/system/kubelet.service", "[Service]\nExecStart=/usr/bin/start-kubelet.sh\n")
+	must(t, w.install("v1"))
+	if seen := w.host("v1").Look(t.Context()); len(seen.Faults) > 0 {
+		t.Errorf("%+v", seen)
+	}
+	must(t, w.host("v1").Uninstall(t.Context(), true))
+	if got := w.read(kubeletConfig); got != delivered {
+		t.Errorf("kubelet's settings:\n%s", cmp.Diff(delivered, got))
 	}
 }
 

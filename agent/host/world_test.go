@@ -333,12 +333,16 @@ func (w *world) startAgent() error {
 
 func (w *world) startKubelet() error {
 	w.units["kubelet.service"].pid, w.told = 0, ""
-	m := regexp.MustCompile(`(?m)^containerRuntimeEndpoint: "?unix://([^" ]+)`).FindStringSubmatch(w.read(kubeletConfig))
-	if m == nil || w.sockets[m[1]] == nil || m[1] == w.kubeletDies {
+	m := regexp.MustCompile(`(?m)^containerRuntimeEndpoint: "?unix://([^" \n]+)`).FindStringSubmatch(w.read(kubeletConfig))
+	socket := theirSocket
+	if m != nil {
+		socket = m[1]
+	}
+	if w.sockets[socket] == nil || socket == w.kubeletDies {
 		return errors.New("kubelet ended")
 	}
 	w.run("kubelet.service", "/usr/bin/kubelet", "--config="+kubeletConfig)
-	w.told = m[1]
+	w.told = socket
 	return nil
 }
 
