@@ -74,6 +74,9 @@ func printStatus(w io.Writer, s sight.Status, output string) error {
 type rower func(name, format string, args ...any)
 
 func namespaceRows(n sight.Namespaces, row rower) {
+	if n.ForCluster {
+		row("namespaces", "all; what follows is where the cluster's policies hold too")
+	}
 	switch n.State {
 	case "":
 		row("namespaces", "%s", n.Enforce)

@@ -30,6 +30,8 @@ func TestStatusOfNamespaces(t *testing.T) {
 		"namespaces|prod, team-*\nexempt|kube-system, ci-*\n": {Enforce: "prod, team-*", Exempt: []string{"kube-system", "ci-*"}},
 		"namespaces|labelled, 2 of 9, /n.yaml read at 2026-03-01T12:00:00Z\n": {
 			Enforce: "labelled", File: "/n.yaml", State: "good", Count: 9, Labelled: 2, Loaded: read},
+		"namespaces|all; what follows is where the cluster's policies hold too\nnamespaces|labelled, 2 of 9, /n.yaml read at 2026-03-01T12:00:00Z\n": {
+			Enforce: "labelled", ForCluster: true, File: "/n.yaml", State: "good", Count: 9, Labelled: 2, Loaded: read},
 		"NAMESPACES|judged in ALL: there is no file /n.yaml\n":              {Enforce: "labelled", File: "/n.yaml", State: "missing"},
 		"NAMESPACES|judged in ALL: the file cannot be read: it is a pipe\n": {Enforce: "labelled", File: "/n.yaml", State: "broken", Fault: "it is a pipe"},
 		"NAMESPACES|as the file said at 2026-03-01T12:00:00Z, 2 of 9 labelled; since then it cannot be read: it is a pipe\n": {

@@ -137,3 +137,17 @@ func BenchmarkLoadAThousandPolicies(b *testing.B) {
 		v.SetPolicies(set, w.keeper.Resolve(set))
 	}
 }
+
+// The same with policies of the cluster beside the node's own.
+func BenchmarkWarmInBothLayers(b *testing.B) {
+	v := layered(b, testOptions(signedByRelease()), docs(byKey("P-256")), docs(byKey("P-256")))
+	s := appSubject()
+	verdictOn(b, v, s)
+	b.ReportAllocs()
+	for b.Loop() {
+		got, err := v.Verify(context.Background(), s)
+		if err != nil || !got.Allowed || !got.Cached {
+			b.Fatalf("%+v, %v", got, err)
+		}
+	}
+}
