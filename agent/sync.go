@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -64,6 +65,9 @@ clusterPolicies.publicKey and log.`,
 	return cmd
 }
 
+// loadTime is how long a set may take to load here. It is half of what an agent takes for it, which may be busy.
+const loadTime = 30 * time.Second
+
 // apiServer is how the API server is reached.
 func apiServer(kubeconfig string) (c *rest.Config, err error) {
 	if kubeconfig == "" {
@@ -86,6 +90,8 @@ func bring(ctx context.Context, c *rest.Config, dir, listen string, keys []polic
 	s, err := sync.New(ctx, sync.Options{
 		API: api, Dir: dir, Signed: keys != nil, Log: log,
 		Load: func(folder string) error {
+			ctx, cancel := context.WithTimeout(ctx, loadTime)
+			defer cancel()
 			_, err := cluster.LoadSet(ctx, folder, keys)
 			return err
 		},

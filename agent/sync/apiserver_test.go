@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -25,7 +26,7 @@ type apiServer struct {
 	events   []event
 	more     chan struct{}  // closed at every event
 	answers  map[string]int // status codes for a collection, in place of an answer
-	padding  map[string]int // bytes that a list is larger by
+	padding  map[string]int // spaces before a list
 	careless bool           // field selectors are not heeded
 	asked    []string
 }
@@ -148,8 +149,8 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, code)
 	case path.Dir(collection) == definitionAt:
 		a.mu.Lock()
+		defer a.mu.Unlock()
 		o := a.objects[definitionAt]["/"+path.Base(collection)]
-		a.mu.Unlock()
 		if o == nil {
 			a.fail(w, http.StatusNotFound)
 			return
@@ -179,6 +180,7 @@ func (a *apiServer) write(w http.ResponseWriter, o any) {
 func (a *apiServer) list(w http.ResponseWriter, collection string, selected func(map[string]any) bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	_, _ = w.Write(bytes.Repeat([]byte(" "), a.padding[collection]))
 	items := []any{}
 	for _, o := range a.objects[collection] {
 		if selected(o.(map[string]any)) {
@@ -187,7 +189,7 @@ func (a *apiServer) list(w http.ResponseWriter, collection string, selected func
 	}
 	a.write(w, map[string]any{
 		"kind": "List", "apiVersion": "v1", "items": items,
-		"metadata": map[string]any{"resourceVersion": strconv.Itoa(a.version), "selfLink": strings.Repeat("x", a.padding[collection])},
+		"metadata": map[string]any{"resourceVersion": strconv.Itoa(a.version)},
 	})
 }
 

@@ -349,7 +349,11 @@ func TestTheHeartbeatSaysSinceWhenNothingWasMissed(t *testing.T) {
 	n := start(t, a, t.TempDir())
 	n.upToDate()
 	n.eventually("a policy", n.has(fileA))
-	n.rounds(2)
+	for _, resource := range []string{policies, trustRoots, namespaces} {
+		n.eventually("changes of "+resource, func() bool { return n.metric(`cosentry_sync_source{resource="`+resource+`",state="live"}`) == 1 })
+	}
+	a.bookmark(policyPath, rootPath) // namespaces are what was heard of last from now on
+	n.rounds(3)
 	before := n.metric(upToDateSeries)
 	a.bookmark(policyPath, rootPath)
 	n.rounds(3)
@@ -398,7 +402,7 @@ func TestARemovedDefinitionRemovesNoPolicy(t *testing.T) {
 	// It is back, and its owner left one out.
 	a.put(definitionAt, "CustomResourceDefinition", map[string]any{"metadata": map[string]any{"name": "clusterimagepolicies." + group}})
 	a.policy("b", static("fail"))
-	a.answer(0, policyPath, oldPolicyPath)
+	a.answer(0, policyPath)
 	n.eventually("what is back", n.hasNot(fileA))
 	n.upToDate()
 }
@@ -454,7 +458,7 @@ func TestAClusterWithoutTheKindsHasNoPolicies(t *testing.T) {
 	n.eventually("a set", func() bool { return n.files() != nil })
 	n.upToDate()
 	a.policy("a", static("fail"))
-	a.answer(0, policyPath, oldPolicyPath, rootPath)
+	a.answer(0, policyPath, rootPath)
 	n.eventually("a policy", n.has(fileA))
 }
 
@@ -631,7 +635,9 @@ func TestAnEndlessAnswerIsNone(t *testing.T) {
 	n.eventually("that it is no answer", func() bool {
 		return n.metric(`cosentry_sync_source{resource="clusterimagepolicies",state="unreachable"}`) == 1
 	})
-	if !n.has(fileA)() || !strings.Contains(n.log.String(), "answer of the API server") {
+	n.eventually("the reason", func() bool { return strings.Contains(n.log.String(), "answer of the API server") })
+	n.rounds(2)
+	if !n.has(fileA)() {
 		t.Error(n.log)
 	}
 }
