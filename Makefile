@@ -1,6 +1,6 @@
 # Root and Linux are needed for demo, test and bench: they start containers.
 # Everything is built or fetched into bin/ and .cache/; `make clean` removes both.
-.PHONY: build image demo test bench lint tools clean
+.PHONY: build image demo test test-all bench lint tools tools-all clean
 
 build: ## the binary, bin/cosentry
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/cosentry ./agent
@@ -13,9 +13,13 @@ demo: build ## what runs and what is refused, on a real containerd
 	cd integration && go build -o ../bin/demo ./demo
 	bin/demo
 
-test: build tools ## every test: unit with the race detector, fuzz seeds, end to end
+test: build tools ## the fast tests: unit with the race detector, fuzz seeds, end to end on containerd
 	go test -race ./...
-	cd integration && go test -count=1 -timeout 20m ./...
+	cd integration && go test -count=1 -timeout 20m $$(go list ./... | grep -v -e /node$$ -e /cluster$$)
+
+test-all: build tools-all ## every test: also on whole nodes with systemd and kubelet, and in a cluster
+	go test -race ./...
+	cd integration && go test -count=1 -timeout 40m ./...
 
 bench: build tools ## the figures of docs/performance.md
 	go test -run '^$$' -bench . -benchmem ./...
@@ -28,6 +32,9 @@ lint: ## what .ci/run asks of the source
 
 tools: ## what the tests run: containerd, runc, CNI plugins, busybox, cosign
 	integration/tools/setup.sh test
+
+tools-all: ## what test-all runs: also Kubernetes of two versions, etcd, systemd
+	integration/tools/setup.sh all
 
 clean:
 	rm -rf bin .cache

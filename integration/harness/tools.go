@@ -30,7 +30,7 @@ func FindTools(names ...string) (Tools, error) {
 	}
 	for _, name := range append(names, "containerd", "containerd-shim-runc-v2", "runc", "cni", "busybox", "pause") {
 		if _, err := os.Stat(tools.Path(name)); err != nil {
-			return Tools{}, fmt.Errorf("%s is missing, run `make tools`: %w", name, err)
+			return Tools{}, fmt.Errorf("%s is missing, run `make tools-all`: %w", name, err)
 		}
 	}
 	return tools, nil
