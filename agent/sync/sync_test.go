@@ -352,11 +352,16 @@ func TestTheHeartbeatSaysSinceWhenNothingWasMissed(t *testing.T) {
 	for _, resource := range []string{policies, trustRoots, namespaces} {
 		n.eventually("changes of "+resource, func() bool { return n.metric(`cosentry_sync_source{resource="`+resource+`",state="live"}`) == 1 })
 	}
-	a.bookmark(policyPath, rootPath) // namespaces are what was heard of last from now on
-	n.rounds(3)
+	heard := func(resource string) time.Time { return n.sync.kinds[resource].view().seen }
+	bookmark := func() {
+		before := time.Now()
+		a.bookmark(policyPath, rootPath)
+		n.eventually("bookmarks", func() bool { return heard(policies).After(before) && heard(trustRoots).After(before) })
+		n.rounds(2)
+	}
+	bookmark() // namespaces are what was heard of last from now on
 	before := n.metric(upToDateSeries)
-	a.bookmark(policyPath, rootPath)
-	n.rounds(3)
+	bookmark()
 	if now := n.metric(upToDateSeries); now != before {
 		t.Errorf("namespaces were not heard of: %v became %v", before, now)
 	}
