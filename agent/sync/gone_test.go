@@ -189,4 +189,3 @@ func TestAnOlderVersionOfTheKindDoes(t *testing.T) {
 		n.upToDate()
 	}
 }
-

@@ -20,6 +20,7 @@ import (
 
 	"github.com/cosentry/cosentry/agent/cluster"
 	nsfile "github.com/cosentry/cosentry/agent/namespaces"
+	"github.com/cosentry/cosentry/verify/policy"
 )
 
 // node is one sync and its folder.
@@ -292,4 +293,3 @@ func TestNothingIsWrittenWhereNothingChanged(t *testing.T) {
 		t.Errorf("a restart wrote %v sets", written)
 	}
 }
-
