@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -118,6 +119,7 @@ func TestLayoutThatWasNamedIsRemembered(t *testing.T) {
 	}
 	// Now nobody could find out by looking.
 	w.put("/usr/lib/systemd/system/kubelet.service", "[Service]\nExecStart=/usr/bin/start-kubelet.sh\n")
+	w.put(fmt.Sprintf("/proc/%d/cmdline", w.units["kubelet.service"].pid), "/bin/sh\x00/usr/bin/start-kubelet.sh\x00")
 	must(t, w.install("v1"))
 	if seen := w.host("v1").Look(t.Context()); len(seen.Faults) > 0 {
 		t.Errorf("%+v", seen)
