@@ -167,7 +167,7 @@ type request struct {
 // settle records the decision on r and returns the error that refuses the call, or nil if the
 // call goes on. In observe mode the record says what enforce mode would do, and the call goes on.
 func (g *Gate) settle(r request, v verify.Verdict, err error) error {
-	refusal, decision := decide(r, v, err)
+	decision, refusal := decide(r, v, err)
 	if r.lenient() {
 		if refusal != nil && r.mode == audit.ModeBreakGlass {
 			g.o.LetThrough(r.action, decision)
@@ -184,18 +184,18 @@ func (g *Gate) settle(r request, v verify.Verdict, err error) error {
 	return refusal
 }
 
-// decide says what enforce mode does with r: the error that refuses it, or nil, and the decision that this is.
-func decide(r request, v verify.Verdict, err error) (refusal error, decision string) {
+// decide says what enforce mode does with r: the decision, and the error that refuses it, or nil.
+func decide(r request, v verify.Verdict, err error) (decision string, refusal error) {
 	refusal = explain(r, v, err)
 	switch {
 	case refusal == nil && v.Warn:
-		return nil, audit.DecisionWarn
+		return audit.DecisionWarn, nil
 	case refusal == nil:
-		return nil, audit.DecisionAllow
+		return audit.DecisionAllow, nil
 	case err != nil && !IsRefusal(err):
-		return refusal, audit.DecisionError
+		return audit.DecisionError, refusal
 	}
-	return refusal, audit.DecisionDeny
+	return audit.DecisionDeny, refusal
 }
 
 func (g *Gate) record(r request, v verify.Verdict, err error, decision string) audit.Record {

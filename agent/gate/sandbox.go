@@ -55,7 +55,7 @@ func (g *Gate) JudgeSandbox(ctx context.Context, name string) SandboxImage {
 
 func (g *Gate) judgeSandbox(ctx context.Context, r request) SandboxImage {
 	v, _, err := g.judgeCreate(ctx, r, &runtimeapi.ImageSpec{Image: r.image})
-	_, decision := decide(r, v, err)
+	decision, _ := decide(r, v, err)
 	return SandboxImage{
 		Name: r.image, Digest: v.Digest, Allowed: err == nil && v.Allowed, Absent: errors.Is(err, node.ErrNotPresent),
 		Reason: reason(r, v, err), request: r, verdict: v, err: err, decision: decision,
