@@ -1,0 +1,142 @@
+package main
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/cosentry/cosentry/agent/host"
+)
+
+// hostWithAgent is a host's root whose settings lead to an agent that shows these metrics.
+func hostWithAgent(t *testing.T, text string) agentAt {
+	t.Helper()
+	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(text)) }))
+	t.Cleanup(agent.Close)
+	root := t.TempDir()
+	file := filepath.Join(root, host.ConfigFile)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	settings := "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\nhttp: {address: \"" + strings.TrimPrefix(agent.URL, "http://") + "\"}\n"
+	if err := os.WriteFile(file, []byte(settings), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return agentAt{hostProofs{root: root}}
+}
+
+// metricsOf are the metrics without labels.
+func metricsOf(t *testing.T, seen host.Seen, agent agentAt) map[string]float64 {
+	t.Helper()
+	text, err := superviseMetrics(t.Context(), seen, agent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(string(text)))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	all := map[string]float64{}
+	for name, one := range families {
+		for _, m := range one.Metric {
+			key := name
+			for _, l := range m.Label {
+				key += "," + l.GetName() + "=" + l.GetValue()
+			}
+			all[key] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + m.GetUntyped().GetValue()
+		}
+	}
+	return all
+}
+
+// TestSuperviseShowsTheAgentsMetricsBesideItsOwn: the agent's are passed on, but none that pretends to be the host's, and nothing of an
+// answer that cannot be read.
+func TestSuperviseShowsTheAgentsMetricsBesideItsOwn(t *testing.T) {
+	good := host.Seen{Health: host.Health{Phase: host.Installed}, At: time.Unix(1, 0), Repaired: 2}
+	bad := good
+	bad.Faults = []host.Fault{{What: host.FaultDropIn, Why: "it is missing"}}
+	removed := good
+	removed.Left = true
+	for name, c := range map[string]struct {
+		seen host.Seen
+		text string
+		want map[string]float64
+	}{
+		"good": {good, "cosentry_policies 3\n", map[string]float64{"cosentry_policies": 3, "cosentry_host_agent_up": 1, "cosentry_host_installed": 1,
+			"cosentry_host_removed": 0, "cosentry_host_fault,what=dropin": 0, "cosentry_host_repairs_total,result=success": 2, "cosentry_host_looked_timestamp_seconds": 1}},
+		"a fault":            {bad, "cosentry_policies 3\n", map[string]float64{"cosentry_host_installed": 0, "cosentry_host_fault,what=dropin": 1}},
+		"taken off":          {removed, "", map[string]float64{"cosentry_host_installed": 0, "cosentry_host_removed": 1}},
+		"an agent that lies": {bad, "cosentry_host_installed 1\ncosentry_policies 3\n", map[string]float64{"cosentry_host_installed": 0, "cosentry_policies": 3}},
+		"an agent that babbles": {good, "cosentry_policies 3\n<html>", map[string]float64{"cosentry_host_agent_up": 0, "cosentry_host_installed": 1,
+			"cosentry_policies": -1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := metricsOf(t, c.seen, hostWithAgent(t, c.text))
+			for key, want := range c.want {
+				value, ok := got[key]
+				if want == -1 && ok || want != -1 && (!ok || value != want) {
+					t.Errorf("%s is %v, %v; want %v", key, value, ok, want)
+				}
+			}
+		})
+	}
+}
+
+// TestSuperviseIsReadyOnlyWhereTheHostIsGuarded: every doubt is a reason.
+func TestSuperviseIsReadyOnlyWhereTheHostIsGuarded(t *testing.T) {
+	agent := hostWithAgent(t, "ok")
+	good := host.Seen{Health: host.Health{Phase: host.Installed}, At: time.Unix(1, 0)}
+	if why := notReady(t.Context(), good, agent); why != "" {
+		t.Errorf("not ready: %s", why)
+	}
+	for name, edit := range map[string]func(*host.Seen){
+		"not looked at": func(s *host.Seen) { s.At = time.Time{} },
+		"taken off":     func(s *host.Seen) { s.Left = true },
+		"halfway":       func(s *host.Seen) { s.Phase = host.Installing },
+		"a fault":       func(s *host.Seen) { s.Faults = []host.Fault{{What: host.FaultAgent}} },
+	} {
+		seen := good
+		edit(&seen)
+		if notReady(t.Context(), seen, agent) == "" {
+			t.Errorf("%s: ready", name)
+		}
+	}
+	if notReady(t.Context(), good, agentAt{hostProofs{root: t.TempDir()}}) == "" {
+		t.Error("ready without an agent")
+	}
+}
+
+// TestEveryMetricOfSuperviseIsDocumented: docs/metrics.md tells what HELP tells.
+func TestEveryMetricOfSuperviseIsDocumented(t *testing.T) {
+	docs, err := os.ReadFile(filepath.Join("..", "docs", "metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := superviseMetrics(t.Context(), host.Seen{}, hostWithAgent(t, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for line := range strings.Lines(string(text)) {
+		help, ok := strings.CutPrefix(strings.TrimSpace(line), "# HELP ")
+		if !ok {
+			continue
+		}
+		rows++
+		name, meaning, _ := strings.Cut(help, " ")
+		if row := "| `" + name + "` | " + meaning + " |\n"; !strings.Contains(string(docs), row) {
+			t.Errorf("docs/metrics.md lacks %s", row)
+		}
+	}
+	if documented := strings.Count(string(docs), "\n| `cosentry_host_"); rows != documented {
+		t.Errorf("%d metrics and %d rows", rows, documented)
+	}
+}
