@@ -26,13 +26,13 @@ func TestExplanationForPeople(t *testing.T) {
 		"image registry.example/app:1.2",
 		"digest " + example().Verdict.Digest.String(),
 		"signatures in registry.example/app",
-		"policies revision 3f2a9c1b0d4e5f67, 2 matching",
+		"policies revision 3f2a9c1b0d4e5f67+b04d2c9e8a7f6135, 2 matching",
 		"verdict REFUSED",
 		"",
 		"POLICY MODE RESULT AUTHORITY KIND RESULT FOUND WHY",
 		"released enforce pass release-key key pass 2 classic signature by " + key,
 		"ci keyless pass 1 bundle signature by " + ci,
-		`scanned enforce FAIL scanner key FAIL 1 attestation "clean" (vuln): none of that type`,
+		`cluster: scanned enforce FAIL scanner key FAIL 1 attestation "clean" (vuln): none of that type`,
 		"",
 		"POLICY WARNING",
 		"released the rule warns: the scan is twenty days old",
@@ -42,7 +42,7 @@ func TestExplanationForPeople(t *testing.T) {
 		"released ci " + ci + " https://token.actions.githubusercontent.com bundle - - 2026-03-01T12:00:00Z",
 		"",
 		"POLICY AUTHORITY ATTESTATION TYPE RESULT WHY",
-		"scanned scanner clean vuln FAIL none of that type",
+		"cluster: scanned scanner clean vuln FAIL none of that type",
 	}
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
