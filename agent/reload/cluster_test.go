@@ -38,7 +38,7 @@ func (v *clusterVerifier) SetClusterUnusable(err error) {
 	v.set, v.unusable = nil, err
 }
 
-func (v *clusterVerifier) now() (names string, unusable error, puts int) {
+func (v *clusterVerifier) now() (names string, puts int, unusable error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var all []string
@@ -47,7 +47,7 @@ func (v *clusterVerifier) now() (names string, unusable error, puts int) {
 			all = append(all, p.Name)
 		}
 	}
-	return strings.Join(all, " "), v.unusable, v.puts
+	return strings.Join(all, " "), v.puts, v.unusable
 }
 
 // site is a folder as sync writes it, and what is made of it.
@@ -92,7 +92,7 @@ func (s *site) write(t *testing.T, documents ...string) {
 
 func (s *site) check(t *testing.T, what, names string, refuses bool, state string) {
 	t.Helper()
-	got, unusable, _ := s.v.now()
+	got, _, unusable := s.v.now()
 	if got != names || (unusable != nil) != refuses || s.State().State != state {
 		t.Errorf("%s: in force %q, unusable %v, state %+v; want %q, %v, %s", what, got, unusable, s.State(), names, refuses, state)
 	}
@@ -218,7 +218,7 @@ func TestTheLinkIsWatched(t *testing.T) {
 	defer func() { cancel(); <-done }()
 	s.write(t, document("two"))
 	eventually(t, "the second set is in force", func() bool { names, _, _ := s.v.now(); return names == "two" })
-	_, _, before := s.v.now()
+	_, before, _ := s.v.now()
 	w, err := cluster.OpenWriter(t.Context(), s.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -230,7 +230,7 @@ func TestTheLinkIsWatched(t *testing.T) {
 		}
 		s.Load()
 	}
-	if _, _, after := s.v.now(); after != before {
+	if _, after, _ := s.v.now(); after != before {
 		t.Errorf("put in force %d times more", after-before)
 	}
 }
