@@ -32,6 +32,7 @@ func TestCluster(t *testing.T) {
 		{"with the owner's key, only what he signed is a policy", (*stage).testSigned},
 		{"namespaces by their label", (*stage).testNamespaces},
 		{"a DaemonSet that is deleted leaves the node enforcing", (*stage).testDeleted},
+		{"settings that the node's owner wrote are not the cluster's to change", (*stage).testOwner},
 		{"uninstall leaves the node as it was", (*stage).testUninstall},
 	}
 	for _, step := range steps {

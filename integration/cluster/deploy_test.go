@@ -20,8 +20,9 @@ const (
 	daemonSet = "cosentry"
 	// placeholder is what they have for the image.
 	placeholder = "cosentry.invalid/cosentry"
-	// command is cosentry on the node.
-	command = "/opt/cosentry/bin/cosentry"
+	// command is cosentry on the node, and settingsFile what it goes by.
+	command      = "/opt/cosentry/bin/cosentry"
+	settingsFile = "/etc/cosentry/config.yaml"
 )
 
 // apply applies the stage's folder of the manifests, with this cluster's image, settings and policies by an overlay.

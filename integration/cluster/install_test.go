@@ -124,6 +124,24 @@ func (s *stage) testDeleted(t *testing.T) {
 	s.wantUntouched(t)
 }
 
+// testOwner: settings that the node's owner has touched are his, and the cluster's ConfigMap cannot have such a node observe.
+func (s *stage) testOwner(t *testing.T) {
+	text, err := s.machine.ReadFile(settingsFile)
+	must(t, err)
+	must(t, s.machine.WriteFile(settingsFile, text+"# This node enforces.\n"))
+	agent := s.process(t, "cosentry.service")
+	s.mode = "observe"
+	s.apply(t)
+	s.wantRollout(t, daemonSet)
+	s.mode = "enforce"
+	s.wantAgent(t)
+	if now := s.process(t, "cosentry.service"); now != agent {
+		t.Errorf("the agent was process %s and is %s: it was restarted", agent, now)
+	}
+	s.deploy(t, "default", "owned", s.push(t, "apps/owned:1"))
+	s.wantRefused(t, "default", "owned", "no signatures found")
+}
+
 // testUninstall: with the label the DaemonSet leaves, the other one comes, and the node is as it was before.
 func (s *stage) testUninstall(t *testing.T) {
 	ctx := t.Context()

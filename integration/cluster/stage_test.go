@@ -15,23 +15,24 @@ import (
 
 // stage is a cluster with one node, a registry, and the keys of those who sign.
 type stage struct {
-	tools   harness.Tools
-	dir     string // of its own
-	plane   *ControlPlane
-	machine *machine.Machine
-	before  []corev1.Pod // what ran before cosentry came
-	// delivered is the node's disk before cosentry came.
-	delivered machine.Snapshot
-	product   product
-	mode      string // observe or enforce
-	settings  string // more of the node's settings, in YAML
-	layout    machine.Layout
-	// folder is what of the manifests is applied.
-	folder   string
+	tools    harness.Tools
+	dir      string // of its own
+	plane    *ControlPlane
+	machine  *machine.Machine
 	registry *harness.Registry
 	images   *harness.Images
 	release  *harness.Key // signs what the cluster's owner runs
 	team     *harness.Key // signs what a policy from the cluster asks for besides
+	layout   machine.Layout
+	folder   string // of the manifests, which is applied
+
+	// What ran before cosentry came, and the node's disk then.
+	before    []corev1.Pod
+	delivered machine.Snapshot
+	// What is applied: cosentry's image, its mode, and more of the node's settings in YAML.
+	product  product
+	mode     string
+	settings string
 }
 
 const nodeName = "node"
