@@ -15,7 +15,7 @@ demo: build ## what runs and what is refused, on a real containerd
 
 test: build tools ## the fast tests: unit with the race detector, fuzz seeds, end to end on containerd
 	go test -race ./...
-	cd integration && go test -count=1 -timeout 20m $$(go list ./... | grep -v -e /node$$ -e /cluster$$)
+	cd integration && go test -count=1 -timeout 20m $$(go list ./... | grep -v -E '/(node|cluster|deploy|monitoring)$$')
 
 test-all: build image tools-all ## every test: also on whole nodes with systemd and kubelet, in a cluster, and what they show to Prometheus
 	go test -race ./...
