@@ -27,6 +27,7 @@ type hostFlags struct {
 	root, runtime, kubelet   string
 	mode, settings, policies string
 	healthz                  string
+	weaken                   bool
 }
 
 func (f *hostFlags) add(cmd *cobra.Command) {
@@ -58,7 +59,8 @@ func installCommand() *cobra.Command {
 the runtime and meets an unsigned image, point kubelet at it, and prove that kubelet is well and uses it.
 What fails is put back. What is as it should be is left alone, so it can be done again at any time; with another
 binary it is an upgrade, which restarts the agent and keeps its socket. Settings and policies of the owner's are
-never overwritten; new settings say mode observe, which refuses nothing.
+never overwritten; new settings say mode observe, which refuses nothing. Once a node enforces, --settings can
+make it stricter and not looser: what would loosen it is named, and left out as a whole.
 Exit status: 0 installed, 2 not installed.`,
 		Example: "  cosentry install --dry-run\n  cosentry install\n  cosentry install --host-root /host --settings /config/config.yaml",
 		Args:    cobra.NoArgs,
@@ -90,6 +92,7 @@ Exit status: 0 installed, 2 not installed.`,
 		},
 	}
 	f.addInstall(cmd)
+	cmd.Flags().BoolVar(&f.weaken, "weaken", false, "take --settings also where they loosen what this node enforces; on the node itself only")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be done, with the diff of every file, and do nothing")
 	cmd.Flags().StringVar(&binary, "binary", "", "install this file instead of the binary that runs")
 	cmd.Flags().DurationVar(&timeout, "timeout", 8*time.Minute, "give up after this, and put back what was changed")
@@ -113,13 +116,19 @@ func (f *hostFlags) options(ctx context.Context, out io.Writer) (host.Options, e
 	if err != nil {
 		return host.Options{}, err
 	}
+	switch {
+	case f.weaken && f.settings == "":
+		return host.Options{}, errors.New("--weaken is about the settings of --settings, which is not given")
+	case f.weaken && root != "/":
+		return host.Options{}, errors.New("--weaken is for the owner of a node, on the node itself: not with --host-root")
+	}
 	sd, err := manager.Dial(ctx, root)
 	if err != nil {
 		return host.Options{}, fmt.Errorf("%w; in a container, mount the host's root and name it with --host-root", err)
 	}
 	return host.Options{
 		Root: root, Runtime: f.runtime, Kubelet: f.kubelet, Mode: f.mode,
-		Binary: "/proc/self/exe", Version: buildVersion(), Settings: f.settings, Policies: f.policies,
+		Binary: "/proc/self/exe", Version: buildVersion(), Settings: f.settings, Weaken: f.weaken, Policies: f.policies,
 		Systemd: sd, Proofs: hostProofs{root: root, healthz: f.healthz}, Out: out,
 	}, nil
 }

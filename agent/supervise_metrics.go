@@ -94,7 +94,7 @@ func register(r *prometheus.Registry, seen host.Seen, up bool) error {
 		}
 	}
 	for _, err := range []error{
-		gauge("installed", "1 if cosentry is installed on this host and nothing of it is wrong.", is(seen.Phase == host.Installed && len(seen.Faults) == 0 && !seen.Left)),
+		gauge("installed", "1 if cosentry is installed on this host and nothing of it is wrong.", is(seen.Phase == host.Installed && seen.Whole() && !seen.Left)),
 		gauge("removed", "1 if cosentry was taken off this host on purpose, and the host is left alone.", is(seen.Left)),
 		gauge("agent_up", "1 if the agent of this host showed its metrics.", is(up)),
 		gauge("looked_timestamp_seconds", "When the host was last looked at, in seconds since the epoch; 0: not yet.", looked),

@@ -8,10 +8,11 @@ import (
 // the image holds no other program that could wait.
 func waitCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    "wait",
-		Short:  "Do nothing until told to stop",
-		Args:   cobra.NoArgs,
-		Hidden: true,
-		Run:    func(cmd *cobra.Command, _ []string) { <-cmd.Context().Done() },
+		Use:     "wait",
+		Short:   "Do nothing until told to stop",
+		Example: "  cosentry wait",
+		Args:    cobra.NoArgs,
+		Hidden:  true,
+		Run:     func(cmd *cobra.Command, _ []string) { <-cmd.Context().Done() },
 	}
 }

@@ -26,6 +26,10 @@ func settings(_ context.Context, n *node) Finding {
 	case n.faulty != nil:
 		return fail("mend the file and check it: cosentry config check "+n.Settings, "%s: an agent does not start with these settings: %v", n.Settings, n.faulty)
 	}
+	if n.state != nil && len(n.state.NotTaken) > 0 {
+		return warn("if nobody meant to loosen it, look who changed the settings that are offered, as in the DaemonSet's ConfigMap; otherwise "+host.HowToWeaken,
+			"%s is good, and stays in force: other settings were offered and not taken, because this node enforces: %s", n.Settings, strings.Join(n.state.NotTaken, "; "))
+	}
 	return good("%s is good", n.Settings)
 }
 

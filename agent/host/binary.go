@@ -82,6 +82,12 @@ func (h *Host) differs(b Binary) (bool, error) {
 
 const binaryMode = 0o755
 
+// binaryType is what SELinux's reference policy, and with it Fedora's and RHEL's, has for programs in any folder bin below /opt, so that
+// restorecon leaves it: systemd starts those as unconfined services. A file that a container writes there has its folder's type, usr_t,
+// which is for data. To copy the label of another program would be wrong: systemd's and the runtime's are those of their own
+// domains, which a program that has them enters.
+const binaryType = "bin_t"
+
 // links are the changes after which cosentry in the binary's folder leads to b, and the command on everybody's path to that.
 func (h *Host) links(f Facts, b Binary) (all []files.Change, err error) {
 	add := func(at, to string) error {
@@ -133,6 +139,9 @@ func (h *Host) copyBinary(b Binary) error {
 	defer from.Close()
 	if err := h.tree.Put(b.Path, from, binaryMode); err != nil {
 		return err
+	}
+	if err := h.tree.Type(b.Path, binaryType); err != nil {
+		h.say("warning: %v; if systemd may not start the agent: restorecon -v %s", err, b.Path)
 	}
 	differs, err := h.differs(b)
 	if err != nil {

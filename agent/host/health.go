@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/cosentry/cosentry/agent/host/files"
 )
@@ -30,11 +31,12 @@ const (
 	FaultDropIn   = "dropin"   // kubelet does not wait for the socket at boot
 	FaultEndpoint = "endpoint" // kubelet's settings name another socket
 	FaultKubelet  = "kubelet"  // it does not run, or is not connected to the agent
+	FaultOffered  = "offered"  // the settings that are offered are not taken: they are weaker than the node's, or faulty
 )
 
 // AllFaults are all values of Fault.What.
 func AllFaults() []string {
-	return []string{FaultHost, FaultBinary, FaultSettings, FaultUnits, FaultSocket, FaultAgent, FaultDropIn, FaultEndpoint, FaultKubelet}
+	return []string{FaultHost, FaultBinary, FaultSettings, FaultUnits, FaultSocket, FaultAgent, FaultDropIn, FaultEndpoint, FaultKubelet, FaultOffered}
 }
 
 // Health is what a look at an installation found.
@@ -46,9 +48,15 @@ type Health struct {
 	Gone bool
 }
 
+// Whole says that the installation is as it should be. That other settings are offered than it takes is none of its faults, and to
+// install again would not change it.
+func (h Health) Whole() bool {
+	return !slices.ContainsFunc(h.Faults, func(f Fault) bool { return f.What != FaultOffered })
+}
+
 // Repairable says that an installation would mend what is wrong.
 func (h Health) Repairable() bool {
-	return len(h.Faults) > 0 && !slices.ContainsFunc(h.Faults, func(f Fault) bool { return f.What == FaultHost })
+	return !h.Whole() && !slices.ContainsFunc(h.Faults, func(f Fault) bool { return f.What == FaultHost })
 }
 
 // Look compares the host with what an installation would make of it, and changes nothing.
@@ -111,6 +119,9 @@ func (p Plan) faults() (all []Fault) {
 			add(what, c.Path+" is not as it was written")
 		}
 	}
+	if len(p.NotTaken) > 0 {
+		add(FaultOffered, "settings that are offered are not taken, because this node enforces and they would loosen that: "+strings.Join(p.NotTaken, "; "))
+	}
 	if p.Copy {
 		add(FaultBinary, p.Binary.Path+" is missing or was changed")
 	}
@@ -139,9 +150,13 @@ func (p Plan) untouched() bool {
 		!ours(p.Facts.Endpoint.Runtime) && !ours(p.Facts.Endpoint.Image)
 }
 
-// Keep has the copy of the owner's settings be as the settings are, for a boot that loses /etc. It does nothing while another run is
-// under way, and where nothing is installed.
+// Keep has what is kept of a host that is well be as the host is: the copy of the owner's settings, for a boot that loses /etc, and
+// what the state says of settings that are offered. It does nothing while another run is under way, and where nothing is installed.
 func (h *Host) Keep(ctx context.Context) error {
+	return errors.Join(h.keepSettings(ctx), h.noteOffer(ctx))
+}
+
+func (h *Host) keepSettings(ctx context.Context) error {
 	stale, err := h.stale()
 	if err != nil || !stale {
 		return err

@@ -99,6 +99,8 @@ type Options struct {
 	Binary, Version string
 	// Settings and Policies are a file and a folder, here, from which the host's are made; empty: the built-in ones.
 	Settings, Policies string
+	// Weaken has Settings take the place of stricter ones of a node that enforces: the word of the node's owner, which no container may give.
+	Weaken bool
 
 	Systemd Systemd
 	Proofs  Proofs

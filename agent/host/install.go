@@ -64,6 +64,9 @@ func (h *Host) Install(ctx context.Context) error {
 		return r.giveUp(ctx, err)
 	}
 	h.say("installed: cosentry %s answers for %s on %s, and kubelet uses it", p.Binary.Version, p.Facts.Runtime.Name, p.Facts.Socket)
+	if len(p.NotTaken) > 0 {
+		h.say("warning: the settings of %s were NOT TAKEN, see above", h.o.Settings)
+	}
 	return nil
 }
 
@@ -93,6 +96,7 @@ func (r *run) begin(ctx context.Context) error {
 	f := r.plan.Facts
 	r.state.MachineID, r.state.Phase = f.MachineID, Installing
 	r.state.Runtime, r.state.Socket = f.Runtime, f.Socket
+	r.state.NotTaken = r.plan.NotTaken
 	r.state.Kubelet.Unit, r.state.Kubelet.Layout = f.KubeletUnit, f.Endpoint.Layout
 	if f.KubeletPID != 0 && r.o.Proofs.Healthy(ctx) == nil {
 		r.state.Kubelet.Healthy = true

@@ -23,6 +23,9 @@ type Plan struct {
 	Copy   bool
 	// Links lead to the binary.
 	Links []files.Change
+	// NotTaken says why the settings that are offered do not take the place of those in force, a reason each; empty: they do, or are
+	// not asked about.
+	NotTaken []string
 	// Settings are those of the agent, Units those of systemd without kubelet's drop-in.
 	Settings []files.Change
 	Units    []files.Change
@@ -64,8 +67,11 @@ func (h *Host) plan(ctx context.Context, s State) (p Plan, err error) {
 	if err := h.planBinary(&p); err != nil {
 		return p, err
 	}
-	if p.Settings, err = h.planSettings(s, p.Facts); err != nil {
+	if err := h.planSettings(s, &p); err != nil {
 		return p, err
+	}
+	if len(p.NotTaken) > 0 {
+		p.Warnings = append(p.Warnings, h.notTaken(p.NotTaken))
 	}
 	if err := h.planUnits(&p); err != nil {
 		return p, err

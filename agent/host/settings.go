@@ -34,50 +34,63 @@ kind: NodeConfig
 mode: %s
 `
 
-// planSettings are the changes after which the agent has settings. What the owner wrote is left alone, but has to fit.
-func (h *Host) planSettings(s State, f Facts) (all []files.Change, err error) {
-	now, err := h.tree.Read(ConfigFile)
+// planSettings plans the changes after which the agent has settings. What the owner wrote is left alone, but has to fit; what an
+// installation wrote follows what is offered, unless that is weaker.
+func (h *Host) planSettings(s State, p *Plan) error {
+	now, kept, err := h.inForce()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	lost := now == nil
-	if lost {
-		if all, err = h.planKept(); err != nil {
-			return nil, err
-		}
-		for _, c := range all {
-			if c.Path == ConfigFile {
-				now = c.After
-			}
-		}
+	wanted, err := h.wantedSettings(p.Facts)
+	if now != nil {
+		p.NotTaken, err = h.refuse(s, now, wanted, err)
 	}
-	wanted, err := h.wantedSettings(f)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	p.Settings = kept
 	switch {
 	case now == nil:
-		all = append(all, files.Change{Path: ConfigFile, After: wanted, Mode: 0o600})
-	case h.o.Settings != "" && s.ownsSettings(now) && !bytes.Equal(now, wanted):
-		all = slices.DeleteFunc(all, func(c files.Change) bool { return c.Path == ConfigFile })
+		p.Settings = append(p.Settings, files.Change{Path: ConfigFile, After: wanted, Mode: 0o600})
+	case h.o.Settings != "" && len(p.NotTaken) == 0 && s.ownsSettings(now) && !bytes.Equal(now, wanted):
 		c := files.Change{Path: ConfigFile, Before: now, After: wanted, Mode: 0o600}
-		if lost {
-			c.Before = nil
-		}
-		all = append(all, c)
+		p.Settings = slices.DeleteFunc(p.Settings, func(k files.Change) bool {
+			if k.Path == ConfigFile {
+				c.Before = nil
+			}
+			return k.Path == ConfigFile
+		})
+		p.Settings = append(p.Settings, c)
 	default:
-		if err := fits(now, f); err != nil {
-			return nil, fmt.Errorf("settings %s: %w", ConfigFile, err)
+		if err := fits(now, p.Facts); err != nil {
+			return fmt.Errorf("settings %s: %w", ConfigFile, err)
 		}
 	}
-	if s.MachineID == "" && h.o.Policies != "" && len(all) > 0 {
+	if now == nil && s.MachineID == "" && h.o.Policies != "" {
 		policies, err := h.planPolicies()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		all = append(policies, all...) // the settings last: what is stopped before them begins anew
+		p.Settings = append(policies, p.Settings...) // the settings last: what is stopped before them begins anew
 	}
-	return all, nil
+	return nil
+}
+
+// inForce are the node's settings: those that are there, or, where they were lost, those that were kept of them. all puts back what was
+// lost. Without any, now is nil.
+func (h *Host) inForce() (now []byte, all []files.Change, err error) {
+	if now, err = h.tree.Read(ConfigFile); now != nil || err != nil {
+		return now, nil, err
+	}
+	if all, err = h.planKept(); err != nil {
+		return nil, nil, err
+	}
+	for _, c := range all {
+		if c.Path == ConfigFile {
+			now = c.After
+		}
+	}
+	return now, all, nil
 }
 
 // ownsSettings says whether the settings are as an installation wrote them.

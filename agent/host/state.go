@@ -40,6 +40,8 @@ type State struct {
 	// Socket is the agent's.
 	Socket  string  `json:"socket,omitempty"`
 	Kubelet Kubelet `json:"kubelet,omitzero"`
+	// NotTaken says what of the settings that were offered last would have loosened those in force, which stayed.
+	NotTaken []string `json:"notTaken,omitempty"`
 	// Files are those that were written, Folders those that were made.
 	Files   []Record `json:"files,omitempty"`
 	Folders []string `json:"folders,omitempty"`

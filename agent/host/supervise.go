@@ -92,7 +92,7 @@ func (s *Supervisor) once(ctx context.Context, p *pace) {
 	p.was = p.was || health.Phase == Installed
 	s.know(func(now *Seen) { now.Health, now.At, now.Left = health, time.Now(), left })
 	s.tell(p, health, left)
-	if left || len(health.Faults) == 0 {
+	if left || health.Whole() {
 		p.inRow, p.delay = 0, 0
 		s.keep(ctx, p, left)
 		return
@@ -122,7 +122,11 @@ func (s *Supervisor) tell(p *pace, health Health, left bool) {
 		s.Log.Info("the host is as it was installed", "version", health.Agent.Version)
 	default:
 		for _, f := range health.Faults {
-			s.Log.Warn("the host is not as it was installed", "what", f.What, "why", f.Why)
+			text := "the host is not as it was installed"
+			if f.What == FaultOffered {
+				text = "the host keeps its own settings; to have others, " + HowToWeaken
+			}
+			s.Log.Warn(text, "what", f.What, "why", f.Why)
 		}
 	}
 	p.said = text
@@ -137,7 +141,7 @@ func (s *Supervisor) keep(ctx context.Context, p *pace, left bool) {
 		text = err.Error()
 	}
 	if text != "" && text != p.keeping {
-		s.Log.Warn("the copy of the settings for a boot that loses /etc is not up to date", "error", text)
+		s.Log.Warn("what is kept of this host, such as the copy of its settings for a boot that loses /etc, is not up to date", "error", text)
 	}
 	p.keeping = text
 }

@@ -157,13 +157,9 @@ func (t *Tree) liken(f *os.File, real string, like fs.FileInfo) error {
 		return err
 	}
 	defer old.Close()
-	value := make([]byte, 1024)
-	n, err := unix.Fgetxattr(int(old.Fd()), label, value)
-	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
-		return nil
-	}
-	if err == nil {
-		err = unix.Fsetxattr(int(f.Fd()), label, value[:n], 0)
+	value, err := labelOf(old.Fd())
+	if err == nil && value != nil {
+		err = unix.Fsetxattr(int(f.Fd()), label, value, 0)
 	}
 	if err != nil {
 		return fmt.Errorf("keeping the file's SELinux label: %w", err)
