@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"net/http/httptest"
 	"os"
@@ -323,6 +324,35 @@ func TestStatusWithoutAnAgent(t *testing.T) {
 	config := write(t, filepath.Join(t.TempDir(), "c.yaml"), "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\nhttp: {address: \"127.0.0.1:1\"}\n")
 	if _, errs, code := command(t, "status", "--config", config); code != 2 || !strings.Contains(errs, "no agent answers") {
 		t.Errorf("exit %d\n%s", code, errs)
+	}
+}
+
+// TestWeakeningIsForPeople: no container takes an enforcing node's settings back, by mistake or on purpose, and no manifest asks for it.
+func TestWeakeningIsForPeople(t *testing.T) {
+	for name, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"of nothing":            {[]string{"install", "--dry-run", "--weaken"}, "--settings"},
+		"in a container":        {[]string{"install", "--dry-run", "--weaken", "--settings", "x", "--host-root", t.TempDir()}, "on the node itself"},
+		"by what watches a pod": {[]string{"supervise", "--weaken"}, "unknown flag"},
+	} {
+		if _, errs, code := command(t, c.args...); code != 2 || !strings.Contains(errs, c.want) {
+			t.Errorf("%s: exit %d: %s", name, code, errs)
+		}
+	}
+	err := filepath.WalkDir("../deploy", func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(p)
+		if bytes.Contains(data, []byte("--weaken")) {
+			t.Errorf("%s has --weaken", p)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

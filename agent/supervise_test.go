@@ -63,6 +63,8 @@ func TestSuperviseShowsTheAgentsMetricsBesideItsOwn(t *testing.T) {
 	good := host.Seen{Health: host.Health{Phase: host.Installed}, At: time.Unix(1, 0), Repaired: 2}
 	bad := good
 	bad.Faults = []host.Fault{{What: host.FaultDropIn, Why: "it is missing"}}
+	offered := good
+	offered.Faults = []host.Fault{{What: host.FaultOffered, Why: "mode: enforce here, observe offered"}}
 	removed := good
 	removed.Left = true
 	for name, c := range map[string]struct {
@@ -73,6 +75,7 @@ func TestSuperviseShowsTheAgentsMetricsBesideItsOwn(t *testing.T) {
 		"good": {good, "cosentry_policies 3\n", map[string]float64{"cosentry_policies": 3, "cosentry_host_agent_up": 1, "cosentry_host_installed": 1,
 			"cosentry_host_removed": 0, "cosentry_host_fault,what=dropin": 0, "cosentry_host_repairs_total,result=success": 2, "cosentry_host_looked_timestamp_seconds": 1}},
 		"a fault":            {bad, "cosentry_policies 3\n", map[string]float64{"cosentry_host_installed": 0, "cosentry_host_fault,what=dropin": 1}},
+		"weaker settings":    {offered, "cosentry_policies 3\n", map[string]float64{"cosentry_host_installed": 1, "cosentry_host_fault,what=offered": 1}},
 		"taken off":          {removed, "", map[string]float64{"cosentry_host_installed": 0, "cosentry_host_removed": 1}},
 		"an agent that lies": {bad, "cosentry_host_installed 1\ncosentry_policies 3\n", map[string]float64{"cosentry_host_installed": 0, "cosentry_policies": 3}},
 		"an agent that babbles": {good, "cosentry_policies 3\n<html>", map[string]float64{"cosentry_host_agent_up": 0, "cosentry_host_installed": 1,
@@ -98,10 +101,11 @@ func TestSuperviseIsReadyOnlyWhereTheHostIsGuarded(t *testing.T) {
 		t.Errorf("not ready: %s", why)
 	}
 	for name, edit := range map[string]func(*host.Seen){
-		"not looked at": func(s *host.Seen) { s.At = time.Time{} },
-		"taken off":     func(s *host.Seen) { s.Left = true },
-		"halfway":       func(s *host.Seen) { s.Phase = host.Installing },
-		"a fault":       func(s *host.Seen) { s.Faults = []host.Fault{{What: host.FaultAgent}} },
+		"not looked at":   func(s *host.Seen) { s.At = time.Time{} },
+		"taken off":       func(s *host.Seen) { s.Left = true },
+		"halfway":         func(s *host.Seen) { s.Phase = host.Installing },
+		"weaker settings": func(s *host.Seen) { s.Faults = []host.Fault{{What: host.FaultOffered}} },
+		"a fault":         func(s *host.Seen) { s.Faults = []host.Fault{{What: host.FaultAgent}} },
 	} {
 		seen := good
 		edit(&seen)

@@ -132,7 +132,10 @@ func TestFaultsAreNamed(t *testing.T) {
 			}
 		}, Fail, "is gone", "install"},
 		"a drop-in that systemd does not know": {"drop-in", unit("kubelet.service", func(u *manager.Unit) { u.DropInPaths = nil }), Fail, "does not know it", "daemon-reload"},
-		"an installation in the middle":        {"files", func(_ *testing.T, n *node) { n.state.Phase = host.Installing }, Fail, "stopped in the middle", "carry on"},
+		"weaker settings that were offered": {"settings", func(_ *testing.T, n *node) {
+			n.state.NotTaken = []string{"mode: enforce here, observe offered"}
+		}, Warn, "mode: enforce here, observe offered", "--weaken"},
+		"an installation in the middle": {"files", func(_ *testing.T, n *node) { n.state.Phase = host.Installing }, Fail, "stopped in the middle", "carry on"},
 		"a file that is gone": {"files", func(_ *testing.T, n *node) {
 			n.state.Files = []host.Record{{Path: "/etc/systemd/system/cosentry.socket"}}
 		}, Fail, "gone since", "install"},

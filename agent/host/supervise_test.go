@@ -10,10 +10,10 @@ import (
 )
 
 // watch supervises the host: it looks once for each call of the function that it returns.
-func watch(t *testing.T, w *world, version string) func() host.Seen {
+func watch(t *testing.T, w *world, version string, edit ...func(*host.Options)) func() host.Seen {
 	t.Helper()
 	s := &host.Supervisor{
-		Host: w.host(version), Log: slog.New(slog.DiscardHandler),
+		Host: w.host(version, edit...), Log: slog.New(slog.DiscardHandler),
 		Every: time.Hour, Patience: 2, Longest: time.Hour, RepairTimeout: time.Minute,
 	}
 	return s.Stepwise(t.Context())

@@ -92,6 +92,7 @@ func (n *node) faults() []fault {
 		{"nothing is scraped", gone, `{instance=~".+"}`, []string{"CosentryNowhere"}},
 		{"an agent that died", set0, `cosentry_host_agent_up`, []string{"CosentryAgentDown"}},
 		{"kubelet bypasses the agent", set1, `cosentry_host_fault{what="kubelet"}`, []string{"CosentryHostFault"}},
+		{"settings that would loosen the node", set1, `cosentry_host_fault{what="offered"}`, []string{"CosentrySettingsNotTaken"}},
 		{"repairs that fail", grows, `cosentry_host_repairs_total{result="failure"}`, []string{"CosentryRepairsFail"}},
 		{"repairs without end", grows, `cosentry_host_repairs_total{result="success"}`, []string{"CosentryRepairedAgainAndAgain"}},
 		{"supervise hangs", stopped, `cosentry_host_looked_timestamp_seconds`, []string{"CosentryNotLookedAt"}},
