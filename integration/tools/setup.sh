@@ -12,7 +12,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-cache=$(cd "$here/../.." && pwd)/.cache
+cache=$(readlink -f "$here/../../.cache") # a link that leads elsewhere must not be found in what is linked below
 tools=$cache/tools
 export PATH=$PATH:/usr/sbin:/sbin
 
