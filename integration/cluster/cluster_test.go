@@ -23,6 +23,7 @@ func TestCluster(t *testing.T) {
 		{"an ephemeral container is judged as any other", (*stage).testEphemeral},
 		{"cosentry admits itself by policy", (*stage).testItself},
 		{"the account of the pods can read policies and no more", (*stage).testAccount},
+		{"a node's own credential does not take cosentry off it", (*stage).testNodeCredential},
 		{"supervise puts back what somebody took away", (*stage).testMends},
 		{"policies by CRD arrive and bind", (*stage).testPolicies},
 		{"keys in Secrets of the cluster, where they are granted", (*stage).testReferences},

@@ -142,11 +142,14 @@ func (s *stage) testOwner(t *testing.T) {
 	s.wantRefused(t, "default", "owned", "no signatures found")
 }
 
+// uninstallLabel takes cosentry off a node.
+const uninstallLabel = "node-restriction.kubernetes.io/cosentry-uninstall"
+
 // testUninstall: with the label the DaemonSet leaves, the other one comes, and the node is as it was before.
 func (s *stage) testUninstall(t *testing.T) {
 	ctx := t.Context()
 	s.kustomize(t, "uninstall", map[string]string{}, "")
-	_, err := s.plane.Kubectl(ctx, "", "label", "node", nodeName, "cosentry.dev/uninstall=true")
+	_, err := s.plane.Kubectl(ctx, "", "label", "node", nodeName, uninstallLabel+"=true")
 	must(t, err)
 	s.wantRollout(t, "cosentry-uninstall")
 	s.wantEndpoint(t, "/run/containerd/containerd.sock")

@@ -40,6 +40,30 @@ func (s *stage) testAccount(t *testing.T) {
 	}
 }
 
+// testNodeCredential: a credential that was stolen from a node changes labels of that node, and not the one that takes cosentry
+// off: neither by labelling the node nor by making it anew.
+func (s *stage) testNodeCredential(t *testing.T) {
+	text, err := s.plane.Kubeconfig("system:node:"+nodeName, "system:nodes")
+	must(t, err)
+	file := filepath.Join(s.dir, "stolen.kubeconfig")
+	must(t, os.WriteFile(file, text, 0o600))
+	as := func(input string, args ...string) error {
+		_, err := s.plane.Kubectl(t.Context(), input, append([]string{"--kubeconfig", file}, args...)...)
+		return err
+	}
+	must(t, as("", "label", "node", nodeName, "example.com/mine=true"))
+	const node = "apiVersion: v1\nkind: Node\nmetadata:\n  name: " + nodeName + "\n  labels: {" + uninstallLabel + ": \"true\"}\n"
+	for how, err := range map[string]error{
+		"labelled its node":       as("", "label", "node", nodeName, uninstallLabel+"=true"),
+		"made its node anew":      as(node, "create", "-f", "-"),
+		"replaced its own object": as("", "patch", "node", nodeName, "--type=json", "-p", `[{"op": "replace", "path": "/metadata/labels", "value": {"`+uninstallLabel+`": "true"}}]`),
+	} {
+		if err == nil || !strings.Contains(err.Error(), "is not allowed to") || !strings.Contains(err.Error(), uninstallLabel) {
+			t.Errorf("the node %s, and the API server says: %v", how, err)
+		}
+	}
+}
+
 // testReferences: a key that is in a Secret of the cluster arrives where its name is granted, and its rotation too.
 func (s *stage) testReferences(t *testing.T) {
 	ctx := t.Context()

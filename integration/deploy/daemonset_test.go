@@ -86,7 +86,7 @@ func TestEveryNode(t *testing.T) {
 			}
 		}
 		if folder == "uninstall" {
-			if spec.NodeSelector["cosentry.dev/uninstall"] != "true" {
+			if spec.NodeSelector["node-restriction.kubernetes.io/cosentry-uninstall"] != "true" {
 				t.Errorf("uninstall comes to nodes with %v", spec.NodeSelector)
 			}
 			if spec.Affinity == nil || spec.Affinity.PodAntiAffinity == nil {
@@ -96,7 +96,7 @@ func TestEveryNode(t *testing.T) {
 		}
 		for _, term := range spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
 			if !slices.ContainsFunc(term.MatchExpressions, func(r corev1.NodeSelectorRequirement) bool {
-				return r.Key == "cosentry.dev/uninstall" && r.Operator == corev1.NodeSelectorOpNotIn && slices.Equal(r.Values, []string{"true"})
+				return r.Key == "node-restriction.kubernetes.io/cosentry-uninstall" && r.Operator == corev1.NodeSelectorOpNotIn && slices.Equal(r.Values, []string{"true"})
 			}) {
 				t.Errorf("%s comes to nodes that are being taken off", folder)
 			}
