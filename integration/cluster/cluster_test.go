@@ -31,6 +31,7 @@ func TestCluster(t *testing.T) {
 		{"a cluster policy that passes everything opens nothing", (*stage).testPass},
 		{"enforcement goes on without the API server", (*stage).testWithoutAPI},
 		{"with the owner's key, only what he signed is a policy", (*stage).testSigned},
+		{"a ConfigMap loosens no node that enforces", (*stage).testLoosened},
 		{"namespaces by their label", (*stage).testNamespaces},
 		{"a DaemonSet that is deleted leaves the node enforcing", (*stage).testDeleted},
 		{"settings that the node's owner wrote are not the cluster's to change", (*stage).testOwner},

@@ -88,11 +88,13 @@ func (s *stage) testWithoutAPI(t *testing.T) {
 }
 
 // testNamespaces: with policy-controller's label, a namespace is under the cluster's policies, and no namespace is ever
-// free of the node's own.
+// free of the node's own. The ConfigMap alone does not bring it: the cluster's policies hold in fewer namespaces then.
 func (s *stage) testNamespaces(t *testing.T) {
 	ctx := t.Context()
 	s.settings = "namespaces:\n  enforce: labelled\n  file: /var/lib/cosentry/cluster/current/namespaces.yaml\n"
 	s.apply(t)
+	s.wantNotTaken(t, "namespaces.enforce: all here, labelled offered")
+	s.weaken(t)
 	s.wantRollout(t, daemonSet)
 	s.require(t, "two-keys", s.registry.Addr+"/apps/**", s.team)
 	s.wantAgent(t, "two-keys")
