@@ -7,57 +7,79 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// checkOwner refuses an answerer that is neither root's nor the caller's. Anyone on the node can listen on the agent's
-// address while the agent is down, and could tell that all is well.
-func checkOwner(address string) error {
-	uid, found, err := listenerOf(address)
+// strangerError says why who answers is not who was asked.
+type strangerError struct{ why string }
+
+func (e *strangerError) Error() string { return e.why }
+
+// checkOwner refuses who listens on an address and is not whom the server may be.
+func (s Server) checkOwner(address string) error {
+	tcp, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		return err
+	}
+	users, err := listenersOf(tcp.IP, tcp.Port)
+	if s.Every && err == nil && len(users) == 0 {
+		// A socket of both families is listed with IPv6's.
+		for _, every := range []net.IP{net.IPv4zero, net.IPv6zero} {
+			var more []int
+			if more, err = listenersOf(every, tcp.Port); err != nil {
+				break
+			}
+			users = append(users, more...)
+		}
+	}
 	switch {
 	case err != nil:
 		return fmt.Errorf("finding out who listens on %s: %w", address, err)
-	case !found: // but for its whole port, say, which the agent never does
-		return fmt.Errorf("who answers on %s does not listen on that address, so it is not the agent", address)
-	case uid != 0 && uid != os.Getuid():
-		return fmt.Errorf("who answers on %s is user %d and not root, so it is not the agent", address, uid)
+	case len(users) == 0: // but for its whole port, say
+		return &strangerError{fmt.Sprintf("who answers on %s does not listen on that address, so it is not who was asked", address)}
+	}
+	// With several, all count: which of them answers is the kernel's choice.
+	for _, user := range users {
+		if !slices.Contains([]int{0, os.Getuid(), s.User}, user) {
+			return &strangerError{fmt.Sprintf("who answers on %s is user %d and not root, so it is not who was asked", address, user)}
+		}
 	}
 	return nil
 }
 
-// listenerOf finds whose socket listens on a TCP address, in the network namespace of the caller, which is also where it connects.
-func listenerOf(address string) (uid int, found bool, err error) {
-	tcp, err := net.ResolveTCPAddr("tcp", address)
-	if err != nil {
-		return 0, false, err
-	}
-	table, want := "/proc/self/net/tcp6", tcp.IP.To16()
-	if v4 := tcp.IP.To4(); v4 != nil {
+// listenersOf are the users whose sockets listen on exactly this address, in the network namespace of the caller, which is also
+// where it connects.
+func listenersOf(ip net.IP, port int) (users []int, err error) {
+	table, want := "/proc/self/net/tcp6", ip.To16()
+	if v4 := ip.To4(); v4 != nil {
 		table, want = "/proc/self/net/tcp", v4
 	}
 	f, err := os.Open(table)
+	if os.IsNotExist(err) {
+		return nil, nil // a node without IPv6
+	}
 	if err != nil {
-		return 0, false, err
+		return nil, err
 	}
 	defer f.Close()
-	local := procAddress(want, tcp.Port)
-	for lines := bufio.NewScanner(f); lines.Scan(); {
+	local := procAddress(want, port)
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
 		// sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid …
 		fields := strings.Fields(lines.Text())
 		const listening = "0A"
 		if len(fields) < 8 || fields[1] != local || fields[3] != listening {
 			continue
 		}
-		if uid, err = strconv.Atoi(fields[7]); err != nil {
-			return 0, false, fmt.Errorf("reading %s: %w", table, err)
+		user, err := strconv.Atoi(fields[7])
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", table, err)
 		}
-		// With several, one that is not root's counts: which of them answers is the kernel's choice.
-		if found = true; uid != 0 {
-			return uid, true, nil
-		}
+		users = append(users, user)
 	}
-	return uid, found, nil
+	return users, lines.Err()
 }
 
 // procAddress is how /proc/net/tcp writes an address: words of four bytes in the machine's order.

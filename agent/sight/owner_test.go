@@ -5,39 +5,16 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
+
+	"github.com/cosentry/cosentry/agent/twin"
 )
 
 // While the agent is down, anyone can listen where it would, and tell that all is well.
 func TestAnswerOfAnotherUserIsRefused(t *testing.T) {
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestHelperAnswers$")
-	cmd.Env = append(os.Environ(), "ANSWER_STATUS=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		in.Close()
-		_ = cmd.Wait() // it was told to end
-	}()
-	buf := make([]byte, 64)
-	n, err := out.Read(buf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := strings.TrimSpace(string(buf[:n]))
+	_, address := twin.Start(t, "TestHelperAnswers", twin.Nobody(), "ANSWER_STATUS=1")
 	if _, err := Ask(t.Context(), address); err == nil || !strings.Contains(err.Error(), "user 65534 and not root") {
 		t.Errorf("%v; want that user 65534 is not the agent", err)
 	}
@@ -49,11 +26,16 @@ func TestHelperAnswers(t *testing.T) {
 		return
 	}
 	l := listen(t)
+	if os.Getenv("ANSWER_STATUS") == "every" {
+		var err error
+		if l, err = net.Listen("tcp4", ":0"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s := nothing
 	s.Status = func() Status { return Status{Mode: "enforce"} }
 	go func() { _ = newServer(s, slog.New(slog.DiscardHandler)).Serve(l) }()
-	_, _ = os.Stdout.WriteString(l.Addr().String() + "\n")
-	_, _ = os.Stdin.Read(make([]byte, 1))
+	twin.Tell(l.Addr().String())
 }
 
 // Who listens on every address listens on the agent's as well while that is down.
@@ -79,12 +61,13 @@ func TestListenerIsFoundInBothFamilies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if uid, found, err := listenerOf(l.Addr().String()); err != nil || !found || uid != os.Getuid() {
-			t.Errorf("%s: user %d, found %v, %v", l.Addr(), uid, found, err)
+		tcp := l.Addr().(*net.TCPAddr)
+		if users, err := listenersOf(tcp.IP, tcp.Port); err != nil || len(users) != 1 || users[0] != os.Getuid() {
+			t.Errorf("%s: users %v, %v", l.Addr(), users, err)
 		}
 		l.Close()
-		if _, found, err := listenerOf(l.Addr().String()); err != nil || found {
-			t.Errorf("%s after its end: found %v, %v", l.Addr(), found, err)
+		if users, err := listenersOf(tcp.IP, tcp.Port); err != nil || len(users) != 0 {
+			t.Errorf("%s after its end: users %v, %v", l.Addr(), users, err)
 		}
 	}
 }

@@ -7,8 +7,8 @@ package sight
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"time"
 )
@@ -134,25 +134,19 @@ const maxStatus = 16 << 20
 
 // Ask returns the status of the agent that serves on address.
 func Ask(ctx context.Context, address string) (Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/status", nil)
-	if err != nil {
+	body, err := Server{URL: "http://" + address}.Get(ctx, "/status", maxStatus)
+	var stranger *strangerError
+	var unwilling *StatusError
+	switch {
+	case errors.As(err, &stranger):
 		return Status{}, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
+	case errors.As(err, &unwilling):
+		return Status{}, fmt.Errorf("asking the agent on %s for its status: %w", address, err)
+	case err != nil:
 		return Status{}, fmt.Errorf("no agent answers on %s; is it running, and with the same http.address in its settings? %w", address, err)
 	}
-	defer resp.Body.Close()
-	if err := checkOwner(address); err != nil {
-		return Status{}, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return Status{}, fmt.Errorf("asking the agent on %s for its status: %s", address, resp.Status)
-	}
 	var s Status
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxStatus)).Decode(&s); err != nil {
+	if err := json.Unmarshal(body, &s); err != nil {
 		return Status{}, fmt.Errorf("reading the status of the agent on %s: %w", address, err)
 	}
 	return s, nil

@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cosentry/cosentry/agent/twin"
 )
 
 func TestUnitIsWhatSystemdMade(t *testing.T) {
@@ -153,32 +154,12 @@ func listen(t *testing.T) (net.Listener, string) {
 // connect starts another process that holds n connections, in a network namespace of its own if asked.
 func connect(t *testing.T, path string, n int, isolated bool) int {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestHelperConnects$")
-	cmd.Env = append(os.Environ(), "CONNECT_TO="+path, fmt.Sprint("CONNECT_TIMES=", n))
+	var attr *syscall.SysProcAttr
 	if isolated {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		attr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		in.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	})
-	if _, err := out.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
-	return cmd.Process.Pid
+	pid, _ := twin.Start(t, "TestHelperConnects", attr, "CONNECT_TO="+path, fmt.Sprint("CONNECT_TIMES=", n))
+	return pid
 }
 
 // TestHelperConnects is the other process: it holds connections until its input ends.
@@ -194,8 +175,7 @@ func TestHelperConnects(t *testing.T) {
 		}
 		defer c.Close()
 	}
-	fmt.Println("connected")
-	_, _ = os.Stdin.Read(make([]byte, 1))
+	twin.Tell("connected")
 }
 
 func TestClientsOfASocket(t *testing.T) {
