@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/common/expfmt"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -23,7 +22,7 @@ import (
 
 func superviseCommand() *cobra.Command {
 	var f hostFlags
-	var listen string
+	var listen, health string
 	var every time.Duration
 	cmd := &cobra.Command{
 		Use:   "supervise",
@@ -31,8 +30,9 @@ func superviseCommand() *cobra.Command {
 		Long: `Look at the host again and again: is the binary there, are settings, units and kubelet's drop-in as they were
 written, do socket and agent run, is kubelet told the agent's socket and connected to it? What stays wrong is mended by
 installing once more, as after a boot that lost /etc. cosentry is never taken off, and a host from which somebody took it
-is left alone. /metrics has the agent's metrics and the host's, /healthz says that this command lives, /readyz
-that the host is as installed and the agent ready.
+is left alone. /metrics, for the network, has the agent's metrics and the host's. On the address of --health, for kubelet's
+probes alone, /healthz says that this command lives, /readyz that the host is as installed and the agent ready; if not,
+the log says why.
 
 It runs in a pod of the DaemonSet, in the host's network, until SIGTERM.`,
 		Example: "  cosentry supervise --host-root /host",
@@ -53,15 +53,19 @@ It runs in a pod of the DaemonSet, in the host's network, until SIGTERM.`,
 			log.Info("watching the host", "root", o.Root, "interval", every, "version", buildVersion())
 			group, ctx := errgroup.WithContext(cmd.Context())
 			group.Go(func() error { return s.Run(ctx) })
+			agent := agentAt{hostProofs{root: o.Root}}
 			if listen != "" {
-				agent := agentAt{hostProofs{root: o.Root}}
-				group.Go(func() error { return sight.ServeHandler(ctx, listen, superviseHandler(s, agent, every), log) })
+				group.Go(func() error { return sight.ServePublic(ctx, listen, superviseMetricsHandler(s.Seen, agent), log) })
+			}
+			if health != "" {
+				group.Go(func() error { return sight.ServeProbes(ctx, health, superviseProbes(s, agent, every, log), log) })
 			}
 			return group.Wait()
 		},
 	}
 	f.addInstall(cmd)
-	cmd.Flags().StringVar(&listen, "listen", ":9478", "address of /metrics, /healthz and /readyz; empty: none")
+	cmd.Flags().StringVar(&listen, "listen", ":9478", "address of /metrics; empty: none")
+	cmd.Flags().StringVar(&health, "health", "127.0.0.1:9480", "loopback address of /healthz and /readyz; empty: none")
 	cmd.Flags().DurationVar(&every, "interval", 10*time.Second, "how often to look")
 	return cmd
 }
@@ -110,36 +114,6 @@ func (a agentAt) get(ctx context.Context, path string) ([]byte, error) {
 		return nil, fmt.Errorf("the agent says %s: %.300q", resp.Status, bytes.TrimSpace(body))
 	}
 	return body, nil
-}
-
-// superviseHandler is what supervise shows.
-func superviseHandler(s *host.Supervisor, agent agentAt, every time.Duration) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
-		text, err := superviseMetrics(r.Context(), s.Seen(), agent)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", string(expfmt.NewFormat(expfmt.TypeTextPlain)))
-		_, _ = w.Write(text)
-	})
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		// A mending may take minutes, and is no reason to be ended.
-		if at := s.Seen().At; !at.IsZero() && time.Since(at) > s.RepairTimeout+5*every {
-			http.Error(w, "the host was last looked at "+at.UTC().Format(time.RFC3339), http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		if why := notReady(r.Context(), s.Seen(), agent); why != "" {
-			http.Error(w, why, http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
-	return mux
 }
 
 // notReady says why this host is not guarded as it was installed; "" if it is.

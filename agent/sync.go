@@ -19,7 +19,7 @@ import (
 )
 
 func syncCommand() *cobra.Command {
-	var dir, listen, kubeconfig string
+	var dir, listen, health, kubeconfig string
 	var giveTo int
 	cmd := &cobra.Command{
 		Use:   "sync",
@@ -55,11 +55,12 @@ clusterPolicies.publicKey and log.`,
 			if err != nil {
 				return err
 			}
-			return bring(cmd.Context(), config, dir, listen, keys, log)
+			return bring(cmd.Context(), config, dir, addresses{listen, health}, keys, log)
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", cluster.DefaultDir, "folder to write to")
-	cmd.Flags().StringVar(&listen, "listen", ":9479", "address of /metrics and /healthz; empty: none")
+	cmd.Flags().StringVar(&listen, "listen", ":9479", "address of /metrics; empty: none")
+	cmd.Flags().StringVar(&health, "health", "127.0.0.1:9481", "loopback address of /healthz; empty: none")
 	cmd.Flags().IntVar(&giveTo, "give-to", 0, "make the folder, give it to this user by number, and end")
 	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "file that says where the API server is (default: the pod's service account)")
 	return cmd
@@ -81,8 +82,11 @@ func apiServer(kubeconfig string) (c *rest.Config, err error) {
 	return c, nil
 }
 
+// addresses are where a command of the pod shows its metrics, to the network, and its health, to kubelet.
+type addresses struct{ metrics, health string }
+
 // bring syncs until ctx ends.
-func bring(ctx context.Context, c *rest.Config, dir, listen string, keys []policy.PublicKey, log *slog.Logger) error {
+func bring(ctx context.Context, c *rest.Config, dir string, show addresses, keys []policy.PublicKey, log *slog.Logger) error {
 	api, err := sync.NewAPI(c, "cosentry/"+buildVersion())
 	if err != nil {
 		return err
@@ -102,8 +106,11 @@ func bring(ctx context.Context, c *rest.Config, dir, listen string, keys []polic
 	log.Info("bringing the cluster's documents", "dir", dir, "apiServer", c.Host, "version", buildVersion())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.Run(ctx) })
-	if listen != "" {
-		group.Go(func() error { return sight.ServeHandler(ctx, listen, s.Handler(), log) })
+	if show.metrics != "" {
+		group.Go(func() error { return sight.ServePublic(ctx, show.metrics, s.MetricsHandler(), log) })
+	}
+	if show.health != "" {
+		group.Go(func() error { return sight.ServeProbes(ctx, show.health, s.HealthHandler(), log) })
 	}
 	return group.Wait()
 }

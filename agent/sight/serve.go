@@ -36,16 +36,13 @@ func Serve(ctx context.Context, address string, s Sources, log *slog.Logger) err
 	return serve(ctx, address, s, log, bindAgain)
 }
 
-// ServeHandler serves what another command of this program has to show, within the same bounds.
-func ServeHandler(ctx context.Context, address string, h http.Handler, log *slog.Logger) error {
-	return serveOn(ctx, address, bounded(h, log), log, bindAgain)
-}
-
 func serve(ctx context.Context, address string, s Sources, log *slog.Logger, again time.Duration) error {
-	return serveOn(ctx, address, newServer(s, log), log, again)
+	few := func(l net.Listener) net.Listener { return limit(l, maxConns) }
+	return serveOn(ctx, address, newServer(s, log), few, log, again)
 }
 
-func serveOn(ctx context.Context, address string, server *http.Server, log *slog.Logger, again time.Duration) error {
+// serveOn serves on address what few lets in.
+func serveOn(ctx context.Context, address string, server *http.Server, few func(net.Listener) net.Listener, log *slog.Logger, again time.Duration) error {
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	said := ""
@@ -56,7 +53,7 @@ func serveOn(ctx context.Context, address string, server *http.Server, log *slog
 				log.Info("metrics and status are served", "address", address)
 				said = ""
 			}
-			err = server.Serve(limit(l, maxConns))
+			err = server.Serve(few(l))
 		}
 		if errors.Is(err, http.ErrServerClosed) {
 			return nil

@@ -94,11 +94,17 @@ func (m *Metrics) round(b *built, wrote string, err error, refs map[reference]*w
 
 func (m *Metrics) upToDate(at time.Time) { m.beat.Set(float64(at.UnixMilli()) / 1000) }
 
-// Handler serves /metrics and /healthz. A pod that cannot reach the API server is healthy: to start it again would change
-// nothing.
-func (s *Sync) Handler() http.Handler {
+// MetricsHandler serves /metrics, for the network.
+func (s *Sync) MetricsHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{Registry: s.metrics.registry}))
+	return mux
+}
+
+// HealthHandler serves /healthz, for kubelet. A pod that cannot reach the API server is healthy: to start it again would
+// change nothing.
+func (s *Sync) HealthHandler() http.Handler {
+	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		if since := time.Since(time.Unix(0, s.round.Load())); since > hung {
 			http.Error(w, fmt.Sprintf("the last round ended %s ago", since.Round(time.Second)), http.StatusServiceUnavailable)

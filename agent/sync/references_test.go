@@ -62,7 +62,7 @@ func TestEveryReferenceOfAPolicyIsFollowed(t *testing.T) {
 func TestEveryMetricIsDocumented(t *testing.T) {
 	n := start(t, newAPIServer(t), t.TempDir())
 	w := httptest.NewRecorder()
-	n.sync.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	n.sync.MetricsHandler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	docs, err := os.ReadFile(filepath.Join("..", "..", "docs", "metrics.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func TestHealth(t *testing.T) {
 	n := start(t, newAPIServer(t), t.TempDir())
 	ask := func() int {
 		w := httptest.NewRecorder()
-		n.sync.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/healthz", nil))
+		n.sync.HealthHandler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/healthz", nil))
 		return w.Code
 	}
 	n.rounds(1)

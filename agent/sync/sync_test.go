@@ -144,7 +144,7 @@ func (n *node) beat() time.Time {
 func (n *node) metric(series string) float64 {
 	n.t.Helper()
 	w := httptest.NewRecorder()
-	n.sync.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	n.sync.MetricsHandler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	for line := range strings.Lines(w.Body.String()) {
 		if rest, ok := strings.CutPrefix(line, series+" "); ok {
 			var v float64

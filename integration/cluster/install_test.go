@@ -191,7 +191,7 @@ func (s *stage) testMends(t *testing.T) {
 	_, err = s.machine.Systemctl(ctx, "stop", "cosentry.socket", "cosentry.service")
 	must(t, err)
 	must(t, eventually(ctx, patience, "supervise to tell that the node is not as installed", func(ctx context.Context) error {
-		if answers(http.DefaultClient, "http://127.0.0.1:9478/readyz") {
+		if answers(http.DefaultClient, "http://127.0.0.1:9480/readyz") {
 			return errors.New("it says that all is well")
 		}
 		return nil

@@ -104,6 +104,32 @@ func TestEveryNode(t *testing.T) {
 	}
 }
 
+// TestProbes: kubelet asks on the node's loopback address. On the ports that the network reaches there are metrics alone,
+// so that nobody there can have a container killed.
+func TestProbes(t *testing.T) {
+	for _, folder := range []string{"base", "overlays/kind", "overlays/gke"} {
+		d, _ := daemonSet(t, folder)
+		for _, c := range d.Spec.Template.Spec.Containers {
+			for kind, probe := range map[string]*corev1.Probe{"readiness": c.ReadinessProbe, "liveness": c.LivenessProbe} {
+				if probe == nil || probe.HTTPGet == nil || probe.HTTPGet.Host != "127.0.0.1" {
+					t.Errorf("%s: %s has the %s probe %+v", folder, c.Name, kind, probe)
+					continue
+				}
+				for _, port := range c.Ports {
+					if probe.HTTPGet.Port.String() == port.Name || probe.HTTPGet.Port.IntVal == port.ContainerPort {
+						t.Errorf("%s: the %s probe of %s is on %s, which the network reaches", folder, kind, c.Name, port.Name)
+					}
+				}
+				// The probe is where the command listens unless it is told otherwise, and it is not.
+				help, err := exec.CommandContext(t.Context(), tools(t).Cosentry, c.Args[0], "--help").CombinedOutput()
+				if err != nil || !strings.Contains(string(help), "127.0.0.1:"+probe.HTTPGet.Port.String()) {
+					t.Errorf("%s: cosentry %s does not listen on port %s (%v):\n%s", folder, c.Args[0], probe.HTTPGet.Port.String(), err, help)
+				}
+			}
+		}
+	}
+}
+
 // TestCommands: what the containers run are commands and flags of this cosentry.
 func TestCommands(t *testing.T) {
 	for _, folder := range withDaemonSets {

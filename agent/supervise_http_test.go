@@ -1,0 +1,114 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cosentry/cosentry/agent/host"
+)
+
+// shown is what a handler answers.
+func shown(t *testing.T, h http.Handler, path string) (int, string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+	return w.Code, w.Body.String()
+}
+
+// The network is shown metrics, and whatever else supervise knows is for the node alone.
+func TestSuperviseShowsTheNetworkMetricsAlone(t *testing.T) {
+	h := superviseMetricsHandler(func() host.Seen { return host.Seen{} }, hostWithAgent(t, "cosentry_policies 3\n"))
+	if code, text := shown(t, h, "/metrics"); code != http.StatusOK || !strings.Contains(text, "\ncosentry_host_installed 0\n") {
+		t.Errorf("%d: %s", code, text)
+	}
+	for _, path := range []string{"/healthz", "/readyz", "/status", "/"} {
+		if code, text := shown(t, h, path); code != http.StatusNotFound {
+			t.Errorf("%s: %d: %s", path, code, text)
+		}
+	}
+}
+
+// Reasons have paths and errors in them. They are for the log, once each.
+func TestReadinessTellsItsReasonsToTheLogAlone(t *testing.T) {
+	var log bytes.Buffer
+	why := "dropin: /etc/systemd/system/kubelet.service.d/10-cosentry.conf is missing\nagent: dial tcp 127.0.0.1:9477: connection refused"
+	r := &readiness{log: slog.New(slog.NewTextHandler(&log, nil)), why: func(context.Context) string { return why }}
+	for range 3 {
+		if code, text := shown(t, r, "/readyz"); code != http.StatusServiceUnavailable || text != "not ready; the log says why\n" {
+			t.Errorf("%d: %q", code, text)
+		}
+	}
+	if n := strings.Count(log.String(), "10-cosentry.conf is missing"); n != 1 {
+		t.Errorf("the reason was logged %d times:\n%s", n, log.String())
+	}
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	why = "asking the agent: context canceled"
+	r.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(gone, http.MethodGet, "/readyz", nil))
+	if strings.Contains(log.String(), "context canceled") {
+		t.Errorf("who hung up is a reason:\n%s", log.String())
+	}
+	why = ""
+	if code, text := shown(t, r, "/readyz"); code != http.StatusOK || text != "ok\n" {
+		t.Errorf("%d: %q", code, text)
+	}
+	if !strings.Contains(log.String(), "the agent is ready") {
+		t.Errorf("the log does not say that it is ready again:\n%s", log.String())
+	}
+}
+
+// A page is made for one who asks at a time, so that a hundred askers are to the agent like one; and one who hangs up
+// gives the others no page that lacks what was being fetched.
+func TestOnePageIsMadeAtATime(t *testing.T) {
+	var mu sync.Mutex
+	making, most, made := 0, 0, 0
+	begun, goOn := make(chan struct{}, 100), make(chan struct{})
+	p := newPage(func(ctx context.Context) ([]byte, error) {
+		mu.Lock()
+		making++
+		most, made = max(most, making), made+1
+		mu.Unlock()
+		begun <- struct{}{}
+		<-goOn
+		mu.Lock()
+		making--
+		mu.Unlock()
+		if ctx.Err() != nil {
+			return []byte("half a page"), nil
+		}
+		return []byte("page"), nil
+	})
+	gone, hangUp := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	all.Go(func() { _, _ = p.get(gone) })
+	<-begun
+	for range 50 {
+		all.Go(func() {
+			if text, err := p.get(t.Context()); err != nil || string(text) != "page" {
+				t.Errorf("%q, %v", text, err)
+			}
+		})
+	}
+	hangUp()
+	if _, err := p.get(gone); !errors.Is(err, context.Canceled) {
+		t.Errorf("who hung up goes on waiting: %v", err)
+	}
+	close(goOn)
+	all.Wait()
+	if most != 1 {
+		t.Errorf("%d pages were made at a time", most)
+	}
+	p.at = time.Now().Add(-2 * pageAge)
+	before := made
+	if _, err := p.get(t.Context()); err != nil || made != before+1 {
+		t.Errorf("an old page is given out again (%v)", err)
+	}
+}
