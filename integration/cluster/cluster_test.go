@@ -24,6 +24,7 @@ func TestCluster(t *testing.T) {
 		{"cosentry admits itself by policy", (*stage).testItself},
 		{"the account of the pods can read policies and no more", (*stage).testAccount},
 		{"a node's own credential does not take cosentry off it", (*stage).testNodeCredential},
+		{"the network reaches metrics alone and keeps kubelet from no probe", (*stage).testPorts},
 		{"supervise puts back what somebody took away", (*stage).testMends},
 		{"policies by CRD arrive and bind", (*stage).testPolicies},
 		{"keys in Secrets of the cluster, where they are granted", (*stage).testReferences},

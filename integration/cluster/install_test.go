@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -181,9 +182,52 @@ var volatile = []string{
 	"/var/lib/systemd", "/etc/cosentry", "/var/log/cosentry", "/run", "/tmp",
 }
 
+// testPorts: the network reaches metrics and nothing else, and whoever takes the connections there keeps kubelet from no probe.
+func (s *stage) testPorts(t *testing.T) {
+	probe := map[string]string{"9478": "http://127.0.0.1:9480/healthz", "9479": "http://127.0.0.1:9481/healthz"}
+	for _, port := range []string{"9478", "9479"} {
+		address := net.JoinHostPort(nodeAddress, port)
+		if !answers(http.DefaultClient, "http://"+address+"/metrics") {
+			t.Errorf("port %s of the node shows no metrics", port)
+		}
+		for _, path := range []string{"/healthz", "/readyz", "/status"} {
+			if answers(http.DefaultClient, "http://"+address+path) {
+				t.Errorf("port %s of the node shows the network %s", port, path)
+			}
+		}
+		http.DefaultClient.CloseIdleConnections()
+		var held []net.Conn
+		for range 200 {
+			c, err := net.Dial("tcp", address)
+			must(t, err)
+			held = append(held, c)
+			_, _ = c.Write([]byte("GET /metrics HTTP/1.1\r\n")) // it may be closed already
+		}
+		if !answers(http.DefaultClient, probe[port]) {
+			t.Errorf("with the connections to port %s taken, %s does not answer", port, probe[port])
+		}
+		for _, c := range held {
+			c.Close()
+		}
+	}
+	for _, port := range []string{"9480", "9481"} {
+		if c, err := net.Dial("tcp", net.JoinHostPort(nodeAddress, port)); err == nil {
+			c.Close()
+			t.Errorf("the network reaches port %s, where kubelet's probes are answered", port)
+		}
+	}
+}
+
 // testMends: whoever points kubelet past the agent on the node has it for as long as supervise takes to look thrice.
 func (s *stage) testMends(t *testing.T) {
 	ctx := t.Context()
+	const ready = "http://127.0.0.1:9480/readyz"
+	must(t, eventually(ctx, patience, "supervise to say that all is well", func(ctx context.Context) error {
+		if !answers(http.DefaultClient, ready) {
+			return errors.New("it does not")
+		}
+		return nil
+	}))
 	_, err := s.machine.Exec(ctx, "sed", "-i", "s,/run/cosentry/containerd.sock,/run/containerd/containerd.sock,", s.layout.ConfigFile())
 	must(t, err)
 	_, err = s.machine.Systemctl(ctx, "restart", "kubelet.service")
@@ -191,7 +235,7 @@ func (s *stage) testMends(t *testing.T) {
 	_, err = s.machine.Systemctl(ctx, "stop", "cosentry.socket", "cosentry.service")
 	must(t, err)
 	must(t, eventually(ctx, patience, "supervise to tell that the node is not as installed", func(ctx context.Context) error {
-		if answers(http.DefaultClient, "http://127.0.0.1:9480/readyz") {
+		if answers(http.DefaultClient, ready) {
 			return errors.New("it says that all is well")
 		}
 		return nil
