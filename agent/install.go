@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"path/filepath"
 	"strings"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"github.com/cosentry/cosentry/agent/host/files"
 	"github.com/cosentry/cosentry/agent/host/kubelet"
 	"github.com/cosentry/cosentry/agent/host/peers"
+	"github.com/cosentry/cosentry/agent/sight"
 	"github.com/cosentry/cosentry/systemd/manager"
 )
 
@@ -186,19 +186,14 @@ func (p hostProofs) Connected(ctx context.Context, socket, unit string) (bool, e
 
 // Healthy asks kubelet.
 func (p hostProofs) Healthy(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.healthz, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
+	const maxHealth = 64 << 10 // bytes; it says ok
+	_, err := sight.Server{URL: p.healthz, Every: true}.Get(ctx, "", maxHealth)
+	var unwell *sight.StatusError
+	switch {
+	case errors.As(err, &unwell):
+		return fmt.Errorf("kubelet says that it is not well: %w", err)
+	case err != nil:
 		return fmt.Errorf("asking kubelet whether it is well: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return errors.New("kubelet says that it is not well: " + resp.Status)
 	}
 	return nil
 }

@@ -1,13 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -22,7 +17,7 @@ import (
 
 func superviseCommand() *cobra.Command {
 	var f hostFlags
-	var listen, health string
+	var listen, health, sync string
 	var every time.Duration
 	cmd := &cobra.Command{
 		Use:   "supervise",
@@ -30,8 +25,8 @@ func superviseCommand() *cobra.Command {
 		Long: `Look at the host again and again: is the binary there, are settings, units and kubelet's drop-in as they were
 written, do socket and agent run, is kubelet told the agent's socket and connected to it? What stays wrong is mended by
 installing once more, as after a boot that lost /etc. cosentry is never taken off, and a host from which somebody took it
-is left alone. /metrics, for the network, has the agent's metrics and the host's. On the address of --health, for kubelet's
-probes alone, /healthz says that this command lives, /readyz that the host is as installed and the agent ready; if not,
+is left alone. /metrics, for the network, has the agent's metrics, those of sync and the host's. On the address of --health,
+for kubelet's probes alone, /healthz says that this command lives, /readyz that the host is as installed and the agent ready; if not,
 the log says why.
 
 It runs in a pod of the DaemonSet, in the host's network, until SIGTERM.`,
@@ -53,7 +48,7 @@ It runs in a pod of the DaemonSet, in the host's network, until SIGTERM.`,
 			log.Info("watching the host", "root", o.Root, "interval", every, "version", buildVersion())
 			group, ctx := errgroup.WithContext(cmd.Context())
 			group.Go(func() error { return s.Run(ctx) })
-			agent := agentAt{hostProofs{root: o.Root}}
+			agent := agentAt{hostProofs: hostProofs{root: o.Root}, sync: sync}
 			if listen != "" {
 				group.Go(func() error { return sight.ServePublic(ctx, listen, superviseMetricsHandler(s.Seen, agent), log) })
 			}
@@ -66,6 +61,7 @@ It runs in a pod of the DaemonSet, in the host's network, until SIGTERM.`,
 	f.addInstall(cmd)
 	cmd.Flags().StringVar(&listen, "listen", ":9478", "address of /metrics; empty: none")
 	cmd.Flags().StringVar(&health, "health", "127.0.0.1:9480", "loopback address of /healthz and /readyz; empty: none")
+	cmd.Flags().StringVar(&sync, "sync", "127.0.0.1:9479", "address of the metrics of cosentry sync, which are shown as well; empty: they are not")
 	cmd.Flags().DurationVar(&every, "interval", 10*time.Second, "how often to look")
 	return cmd
 }
@@ -76,44 +72,6 @@ type logged struct{ log *slog.Logger }
 func (l logged) Write(p []byte) (int, error) {
 	l.log.Info("installing", "step", strings.TrimSpace(string(p)))
 	return len(p), nil
-}
-
-// agentAt asks the agent of the host on the loopback address of its settings.
-type agentAt struct{ hostProofs }
-
-// maxAgentMetrics bounds the agent's metrics, in bytes. Real ones are under 64 KiB.
-const maxAgentMetrics = 16 << 20
-
-// get gets what the agent has at path. The address is loopback whatever the settings say: they were checked.
-func (a agentAt) get(ctx context.Context, path string) ([]byte, error) {
-	c, err := a.settings()
-	if err != nil {
-		return nil, err
-	}
-	if c.HTTP.Address == "" {
-		return nil, errors.New("http.address is empty in the settings, so the agent cannot be asked")
-	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.HTTP.Address+path, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("asking the agent: %w", err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAgentMetrics+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("asking the agent: %w", err)
-	case len(body) > maxAgentMetrics:
-		return nil, fmt.Errorf("the agent's answer is longer than %d bytes", maxAgentMetrics)
-	case resp.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("the agent says %s: %.300q", resp.Status, bytes.TrimSpace(body))
-	}
-	return body, nil
 }
 
 // notReady says why this host is not guarded as it was installed; "" if it is.
@@ -131,7 +89,7 @@ func notReady(ctx context.Context, seen host.Seen, agent agentAt) string {
 		all = append(all, f.What+": "+f.Why)
 	}
 	if len(all) == 0 {
-		if _, err := agent.get(ctx, "/readyz"); err != nil {
+		if err := agent.ready(ctx); err != nil {
 			all = append(all, err.Error())
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -15,27 +16,60 @@ import (
 	"github.com/cosentry/cosentry/agent/host"
 )
 
-// hostPrefix is how the names of supervise's own metrics begin. The agent has none of that name.
-const hostPrefix = "cosentry_host_"
+// hostPrefix and syncPrefix are how the names of supervise's own metrics and of sync's begin. The agent has none of those names.
+const hostPrefix, syncPrefix = "cosentry_host_", "cosentry_sync_"
 
-// superviseMetrics are supervise's own metrics, and the agent's if it shows them, in Prometheus' text format.
+// shows is who showed metrics. sync is nil if it was not asked.
+type shows struct {
+	agent bool
+	sync  *bool
+}
+
+// superviseMetrics are supervise's own metrics, and the agent's and sync's if they show them, in Prometheus' text format.
 func superviseMetrics(ctx context.Context, seen host.Seen, agent agentAt) ([]byte, error) {
 	var text bytes.Buffer
 	enc := expfmt.NewEncoder(&text, expfmt.NewFormat(expfmt.TypeTextPlain))
-	up := false
-	if body, err := agent.get(ctx, "/metrics"); err == nil {
+	pass := func(body []byte, is func(name string) bool) (bool, error) {
 		// Read, and written again: half an answer would spoil the rest.
 		parser := expfmt.NewTextParser(model.LegacyValidation)
 		families, err := parser.TextToMetricFamilies(bytes.NewReader(body))
-		up = err == nil
+		if err != nil {
+			return false, nil
+		}
 		for _, name := range slices.Sorted(maps.Keys(families)) {
-			if !up || strings.HasPrefix(name, hostPrefix) {
+			if !is(name) {
 				continue
 			}
 			if err := enc.Encode(families[name]); err != nil {
-				return nil, fmt.Errorf("writing the agent's metrics: %w", err)
+				return false, fmt.Errorf("writing metrics: %w", err)
 			}
 		}
+		return true, nil
+	}
+	var up shows
+	body, err := agent.get(ctx, "/metrics")
+	there := err == nil
+	if there {
+		there, err = pass(body, func(name string) bool {
+			return !strings.HasPrefix(name, hostPrefix) && !strings.HasPrefix(name, syncPrefix)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if errors.Is(err, errNoAddress) {
+		there = agent.ping(ctx) == nil
+	}
+	up.agent = there
+	if body, asked, err := agent.syncMetrics(ctx); asked {
+		there := err == nil
+		if there {
+			// What is common to all programs, such as their memory, is the agent's here.
+			if there, err = pass(body, func(name string) bool { return strings.HasPrefix(name, syncPrefix) }); err != nil {
+				return nil, err
+			}
+		}
+		up.sync = &there
 	}
 	own := prometheus.NewRegistry()
 	if err := register(own, seen, up); err != nil {
@@ -54,7 +88,7 @@ func superviseMetrics(ctx context.Context, seen host.Seen, agent agentAt) ([]byt
 }
 
 // register registers supervise's own metrics as they are now.
-func register(r *prometheus.Registry, seen host.Seen, up bool) error {
+func register(r *prometheus.Registry, seen host.Seen, up shows) error {
 	gauge := func(name, help string, value float64) error {
 		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: hostPrefix + name, Help: help})
 		g.Set(value)
@@ -93,10 +127,15 @@ func register(r *prometheus.Registry, seen host.Seen, up bool) error {
 			return err
 		}
 	}
+	if up.sync != nil {
+		if err := gauge("sync_up", "1 if sync showed its metrics to supervise. Missing where the cluster has no say.", is(*up.sync)); err != nil {
+			return err
+		}
+	}
 	for _, err := range []error{
 		gauge("installed", "1 if cosentry is installed on this host and nothing of it is wrong.", is(seen.Phase == host.Installed && seen.Whole() && !seen.Left)),
 		gauge("removed", "1 if cosentry was taken off this host on purpose, and the host is left alone.", is(seen.Left)),
-		gauge("agent_up", "1 if the agent of this host showed its metrics.", is(up)),
+		gauge("agent_up", "1 if the agent of this host showed its metrics or, where http.address is empty, answered on its socket.", is(up.agent)),
 		gauge("looked_timestamp_seconds", "When the host was last looked at, in seconds since the epoch; 0: not yet.", looked),
 	} {
 		if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,21 +16,35 @@ import (
 	"github.com/cosentry/cosentry/agent/host"
 )
 
-// hostWithAgent is a host's root whose settings lead to an agent that shows these metrics.
+// hostWithAgent is a host's root whose settings lead to an agent that shows these metrics, and whose sync shows none.
 func hostWithAgent(t *testing.T, text string) agentAt {
 	t.Helper()
 	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(text)) }))
 	t.Cleanup(agent.Close)
+	return hostAt(t, "http: {address: \""+strings.TrimPrefix(agent.URL, "http://")+"\"}\n")
+}
+
+// hostAt is a host's root with these settings and a folder of the cluster's documents.
+func hostAt(t *testing.T, settings string) agentAt {
+	t.Helper()
 	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "cluster"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	file := filepath.Join(root, host.ConfigFile)
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	settings := "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\nhttp: {address: \"" + strings.TrimPrefix(agent.URL, "http://") + "\"}\n"
+	settings = "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\nclusterPolicies: {dir: /cluster}\n" + settings
 	if err := os.WriteFile(file, []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return agentAt{hostProofs{root: root}}
+	nobody, err := net.Listen("tcp", "127.0.0.1:0") // free when it is asked
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nobody.Close()
+	return agentAt{hostProofs: hostProofs{root: root}, sync: nobody.Addr().String()}
 }
 
 // metricsOf are the metrics without labels.
@@ -113,7 +128,7 @@ func TestSuperviseIsReadyOnlyWhereTheHostIsGuarded(t *testing.T) {
 			t.Errorf("%s: ready", name)
 		}
 	}
-	if notReady(t.Context(), good, agentAt{hostProofs{root: t.TempDir()}}) == "" {
+	if notReady(t.Context(), good, agentAt{hostProofs: hostProofs{root: t.TempDir()}}) == "" {
 		t.Error("ready without an agent")
 	}
 }
