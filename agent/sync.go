@@ -36,7 +36,7 @@ clusterPolicies.publicKey and log.`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("give-to") {
-				return giveFolder(dir, giveTo)
+				return giveFolder(cmd.Context(), cmd.ErrOrStderr(), dir, giveTo)
 			}
 			surviveSignals()
 			path, err := settingsPath(cmd)

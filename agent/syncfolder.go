@@ -1,59 +1,31 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"io/fs"
-	"os"
-	"path"
-	"syscall"
+	"io"
+	"time"
+
+	"github.com/cosentry/cosentry/agent/cluster"
 )
 
-// giveFolder makes the folder of the cluster's documents and gives it, with all that is in it, to the user that sync runs
-// as. What kubelet makes for a pod is root's, and sync is not root. A link in it is given away itself: what it leads to
-// would be whatever file that user chose.
-func giveFolder(dir string, uid int) error {
-	fail := func(err error) error { return fmt.Errorf("giving %s to user %d: %w", dir, uid, err) }
-	if uid <= 0 {
-		return fail(errors.New("not the number of a user other than root"))
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fail(err)
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return fail(err)
-	}
-	defer root.Close()
-	if err := giveAll(root, ".", uid); err != nil {
-		return fail(err)
-	}
-	return nil
-}
+// giveLimit is for all of it. What is not done by then is left to the next start of the pod, or has it fail.
+const giveLimit = 2 * time.Minute
 
-// giveAll goes from the inside out: as long as the user does not have a folder, he cannot change what is in it.
-func giveAll(root *os.Root, at string, uid int) error {
-	info, err := root.Lstat(at)
+// giveFolder gives the folder of the cluster's documents to the user that sync runs as, and tells if it had to begin with a new one.
+func giveFolder(ctx context.Context, w io.Writer, dir string, uid int) error {
+	ctx, cancel := context.WithTimeout(ctx, giveLimit)
+	defer cancel()
+	given, err := cluster.Give(ctx, dir, uid)
 	if err != nil {
 		return err
 	}
-	if info.IsDir() {
-		entries, err := fs.ReadDir(root.FS(), at)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			if err := giveAll(root, path.Join(at, e.Name()), uid); err != nil {
-				return err
-			}
-		}
+	if given.Aside != "" {
+		fmt.Fprintf(w, "WARNING: %s is set aside as %s, and an empty one takes its place: %s. "+
+			"Somebody has written to it who is not cosentry sync. Find out who, and remove what was set aside.\n", dir, given.Aside, given.Why)
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if ok && int(stat.Uid) == uid && int(stat.Gid) == uid {
-		return nil
+	if given.Left {
+		fmt.Fprintln(w, "There is more of what was set aside before than could be removed now; it goes with the next starts.")
 	}
-	if ok && !info.IsDir() && stat.Nlink > 1 {
-		return fmt.Errorf("%s has a second name, which may be anywhere", at)
-	}
-	return root.Lchown(at, uid, uid)
+	return nil
 }

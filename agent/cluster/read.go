@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"errors"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/policy"
@@ -44,15 +47,28 @@ type Skipped struct {
 
 // CurrentID is the name of the set in force. An error wraps ErrNone if there never was one.
 func CurrentID(dir string) (string, error) {
-	root, err := os.OpenRoot(dir)
+	top, err := openTop(dir)
+	if err != nil {
+		return "", err
+	}
+	defer top.Close()
+	return current(top, dir)
+}
+
+// openTop opens the folder itself, whose path its owner chose. An error wraps ErrNone if it is not there.
+func openTop(dir string) (*os.File, error) {
+	top, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%s: %w", dir, ErrNone)
+		return nil, fmt.Errorf("%s: %w", dir, ErrNone)
 	}
 	if err != nil {
-		return "", fmt.Errorf("opening the folder of the cluster's documents: %w", err)
+		return nil, fmt.Errorf("opening the folder of the cluster's documents: %w", err)
 	}
-	defer root.Close()
-	id, err := currentID(root)
+	return top, nil
+}
+
+func current(top *os.File, dir string) (string, error) {
+	id, err := currentID(top)
 	if err == nil && id == "" {
 		err = fmt.Errorf("%s: %w", dir, ErrNone)
 	}
@@ -62,16 +78,16 @@ func CurrentID(dir string) (string, error) {
 // Load reads the set in force, once through the link. With keys, only documents that one of them signed are taken, and
 // neither Secrets nor ConfigMaps. It ends early with ctx.
 func Load(ctx context.Context, dir string, keys []policy.PublicKey) (*Loaded, error) {
-	id, err := CurrentID(dir)
+	top, err := openTop(dir)
 	if err != nil {
 		return nil, err
 	}
-	root, err := os.OpenRoot(dir)
+	defer top.Close()
+	id, err := current(top, dir)
 	if err != nil {
-		return nil, fmt.Errorf("opening the folder of the cluster's documents: %w", err)
+		return nil, err
 	}
-	defer root.Close()
-	l, err := load(ctx, root, path.Join(Sets, id), keys)
+	l, err := loadIn(ctx, top, id, keys)
 	if err != nil {
 		return nil, fmt.Errorf("the cluster's documents, set %s: %w", id, err)
 	}
@@ -79,24 +95,55 @@ func Load(ctx context.Context, dir string, keys []policy.PublicKey) (*Loaded, er
 	return l, nil
 }
 
+func loadIn(ctx context.Context, top *os.File, id string, keys []policy.PublicKey) (*Loaded, error) {
+	set, err := openSet(top, id)
+	if err != nil {
+		return nil, err
+	}
+	defer set.Close()
+	l, err := load(ctx, set, keys)
+	if err != nil {
+		return nil, err
+	}
+	// Sync removes sets that are two behind, file by file: what was read may be the half of one.
+	if now, err := currentID(top); err != nil || now != id {
+		return nil, errors.New("another was put in force while it was read")
+	}
+	return l, nil
+}
+
+// openSet opens the folder of a set. The folder of sets is sync's too, and may be anything.
+func openSet(top *os.File, id string) (*os.File, error) {
+	sets, err := openFolder(top, Sets)
+	if err != nil {
+		return nil, fmt.Errorf("opening the folder of sets: %w", err)
+	}
+	defer sets.Close()
+	set, err := openFolder(sets, id)
+	if err != nil {
+		return nil, fmt.Errorf("opening its folder: %w", err)
+	}
+	return set, nil
+}
+
 // LoadSet reads the set in a folder, before or without a link leading to it.
 func LoadSet(ctx context.Context, folder string, keys []policy.PublicKey) (*Loaded, error) {
-	root, err := os.OpenRoot(folder)
+	set, err := os.OpenFile(folder, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening a set of the cluster's documents: %w", err)
 	}
-	defer root.Close()
-	l, err := load(ctx, root, ".", keys)
+	defer set.Close()
+	l, err := load(ctx, set, keys)
 	if err != nil {
 		return nil, fmt.Errorf("the cluster's documents: %w", err)
 	}
 	return l, nil
 }
 
-func load(ctx context.Context, root *os.Root, folder string, keys []policy.PublicKey) (l *Loaded, err error) {
+func load(ctx context.Context, set *os.File, keys []policy.PublicKey) (l *Loaded, err error) {
 	// The bytes are a stranger's, and a panic at start would take the runtime's socket from the node, again and again.
 	err = rescue.Do(nil, "reading the cluster's documents", func() error {
-		files, err := readSet(root, folder)
+		files, err := readSet(ctx, set)
 		if err != nil {
 			return err
 		}
@@ -113,63 +160,97 @@ func load(ctx context.Context, root *os.Root, folder string, keys []policy.Publi
 	return l, nil
 }
 
-// readSet reads all files below a folder, but for what only others read.
-func readSet(root *os.Root, folder string) (map[string][]byte, error) {
-	files := map[string][]byte{}
-	left := limits.SyncedSet.Max()
-	err := fs.WalkDir(root.FS(), folder, func(name string, e fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case e.IsDir():
-			return nil
-		case !e.Type().IsRegular():
-			// A link would be followed by a process that may read everything.
-			return fmt.Errorf("%.128q is neither a folder nor a regular file", name)
-		}
-		inside := name
-		if folder != "." {
-			inside = strings.TrimPrefix(name, folder+"/")
-		}
-		if inside == Namespaces {
-			return nil
-		}
-		if err := limits.SyncedFiles.Check(int64(len(files) + 1)); err != nil {
-			return err
-		}
-		data, err := readFile(root, name, left)
-		if err != nil {
-			return fmt.Errorf("%.128q: %w", name, err)
-		}
-		left -= int64(len(data))
-		files[inside] = data
-		return nil
-	})
-	return files, err
+// setDepth is how deep a set is: secrets/<namespace>/<name>/<key>.
+const setDepth = 4
+
+// reading is a set that is being read.
+type reading struct {
+	walk
+	files map[string][]byte
+	left  int64 // bytes that may still come
 }
 
-// readFile reads a regular file of at most left bytes, without waiting for the writer of a pipe.
-func readFile(root *os.Root, name string, left int64) ([]byte, error) {
-	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+// readSet reads all files of the set in an open folder, but for what only others read.
+func readSet(ctx context.Context, set *os.File) (map[string][]byte, error) {
+	r := newReading()
+	if err := r.folder(ctx, set, "", 1); err != nil {
+		return nil, err
+	}
+	return r.files, nil
+}
+
+func newReading() *reading {
+	return &reading{walk: walk{bound: limits.SyncedEntries}, files: map[string][]byte{}, left: limits.SyncedSet.Max()}
+}
+
+// folder reads what is in a folder, which is depth names from the set's own.
+func (r *reading) folder(ctx context.Context, dir *os.File, at string, depth int) error {
+	return r.each(ctx, dir, func(name string, st unix.Stat_t) error {
+		inside := path.Join(at, name)
+		err := r.entry(ctx, dir, name, st, inside, depth)
+		var errno unix.Errno
+		if errors.As(err, &errno) {
+			// It was said to be there a moment ago.
+			return fmt.Errorf("%.128q: %w", inside, errno)
+		}
+		return err
+	})
+}
+
+func (r *reading) entry(ctx context.Context, dir *os.File, name string, st unix.Stat_t, inside string, depth int) error {
+	switch {
+	case isFolder(st) && depth == setDepth:
+		return fmt.Errorf("%.128q is a folder, and a set has none so deep", inside)
+	case isFolder(st):
+		f, err := openFolder(dir, name)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return r.folder(ctx, f, inside, depth+1)
+	case !isRegular(st):
+		// A link would be followed by a process that may read everything.
+		return fmt.Errorf("%.128q is neither a folder nor a regular file", inside)
+	case inside == Namespaces:
+		return nil
+	}
+	if err := limits.SyncedFiles.Check(int64(len(r.files) + 1)); err != nil {
+		return err
+	}
+	data, err := readFile(dir, name, r.left)
+	if err != nil {
+		return fmt.Errorf("%.128q: %w", inside, err)
+	}
+	r.left -= int64(len(data))
+	r.files[inside] = data
+	return nil
+}
+
+// readFile reads a regular file of at most left bytes.
+func readFile(dir *os.File, name string, left int64) ([]byte, error) {
+	f, err := openIn(dir, name, unix.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, reason(err)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("not a regular file")
 	}
-	data, err := io.ReadAll(io.LimitReader(f, left+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > left {
+	if info.Size() > left { // a file without content may say that it has 8 EiB
 		return nil, &limits.Exceeded{Bound: limits.SyncedSet}
 	}
-	return data, nil
+	data := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
+	if _, err := data.ReadFrom(io.LimitReader(f, left+1)); err != nil {
+		return nil, reason(err)
+	}
+	if int64(data.Len()) > left { // it grew
+		return nil, &limits.Exceeded{Bound: limits.SyncedSet}
+	}
+	return data.Bytes(), nil
 }
 
 // load makes policies of documents.
@@ -281,17 +362,18 @@ func (c Contents) held() (*trust.Memory, error) {
 }
 
 // currentID is the name of the set that current leads to; empty: there is no link.
-func currentID(root *os.Root) (string, error) {
-	target, err := root.Readlink(Current)
-	if errors.Is(err, fs.ErrNotExist) {
+func currentID(top *os.File) (string, error) {
+	target := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(top.Fd()), Current, target)
+	if errors.Is(err, unix.ENOENT) {
 		return "", nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("reading which set is in force: %w", err)
 	}
-	id, ok := strings.CutPrefix(target, Sets+"/")
+	id, ok := strings.CutPrefix(string(target[:n]), Sets+"/")
 	if !ok || !isID(id) {
-		return "", fmt.Errorf("%s leads to %.128q, which is no set", Current, target)
+		return "", fmt.Errorf("%s leads to %.128q, which is no set", Current, target[:n])
 	}
 	return id, nil
 }
@@ -311,15 +393,12 @@ const defaultHash = crypto.SHA256
 
 // Beat is when sync last knew itself to be up to date. An error wraps ErrNone if it never said so.
 func Beat(dir string) (time.Time, error) {
-	root, err := os.OpenRoot(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return time.Time{}, fmt.Errorf("%s: %w", filepath.Join(dir, Heartbeat), ErrNone)
-	}
+	top, err := openTop(dir)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("reading the heartbeat of sync: %w", err)
 	}
-	defer root.Close()
-	data, err := readFile(root, Heartbeat, maxHeartbeat)
+	defer top.Close()
+	data, err := readFile(top, Heartbeat, maxHeartbeat)
 	if errors.Is(err, fs.ErrNotExist) {
 		return time.Time{}, fmt.Errorf("%s: %w", filepath.Join(dir, Heartbeat), ErrNone)
 	}

@@ -201,7 +201,7 @@ func TestASetThatIsNotAsItShouldBeIsNotTaken(t *testing.T) {
 		"a folder that is not known":  {"more/x", "x", "is no file of a set"},
 		"a file beside them":          {"x", "x", "is no file of a set"},
 		"a secret without a name":     {"secrets/shop/key", "x", "is no file of a set"},
-		"a secret that is a mount's":  {"secrets/shop/regcred/..data/key", "x", "is no file of a set"},
+		"a secret that is a mount's":  {"secrets/shop/regcred/..data/key", "x", "has none so deep"},
 		"a secret's key that is none": {"secrets/shop/regcred/..key", "x", "not a key"},
 		"a namespace that is none":    {"secrets/Shop/regcred/key", "x", "not a name"},
 		"a secret that is too large":  {"secrets/shop/regcred/key", strings.Repeat("x", int(limits.HeldFile.Max())+1), "is exceeded"},

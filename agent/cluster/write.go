@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,9 +10,11 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
+	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cosentry/cosentry/verify/limits"
 )
@@ -22,6 +25,7 @@ const (
 	newSet     = ".new"
 	newCurrent = ".current.new"
 	newBeat    = ".heartbeat.new"
+	oldSets    = ".old" // in Sets: what is being removed
 	lockRetry  = time.Second
 )
 
@@ -32,6 +36,7 @@ const (
 type Writer struct {
 	dir  string
 	root *os.Root
+	top  *os.File // the same folder, for reading
 	lock *os.File
 }
 
@@ -46,11 +51,16 @@ func OpenWriter(ctx context.Context, dir string) (*Writer, error) {
 		return nil, fmt.Errorf("opening the folder of the cluster's documents: %w", err)
 	}
 	w := &Writer{dir: dir, root: root}
+	if w.top, err = root.Open("."); err != nil {
+		root.Close()
+		return nil, fmt.Errorf("opening the folder of the cluster's documents: %w", err)
+	}
 	if err := w.takeLock(ctx); err != nil {
 		root.Close()
+		w.top.Close()
 		return nil, fmt.Errorf("waiting to be the only one who writes %s: %w", dir, err)
 	}
-	if err := w.makeSets(); err != nil {
+	if err := w.makeSets(ctx); err != nil {
 		w.Close()
 		return nil, err
 	}
@@ -82,41 +92,81 @@ func (w *Writer) takeLock(ctx context.Context) (err error) {
 }
 
 // makeSets makes the folder of sets, and takes away what a writer before left half done.
-func (w *Writer) makeSets() error {
+func (w *Writer) makeSets(ctx context.Context) error {
 	if err := w.root.Mkdir(Sets, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("making the folder of sets: %w", err)
 	}
-	if err := w.root.RemoveAll(path.Join(Sets, newSet)); err != nil {
-		return fmt.Errorf("removing a set that was not finished: %w", err)
+	return w.dropNew(ctx)
+}
+
+// dropNew takes away a set that was not finished. However large it is, there is room for the next at once.
+func (w *Writer) dropNew(ctx context.Context) error {
+	return w.drop(ctx, func(name string) bool { return name == newSet })
+}
+
+// drop removes the sets that chosen says. It removes a bounded number of files and folders; what is left of them goes the next time.
+func (w *Writer) drop(ctx context.Context, chosen func(name string) bool) error {
+	fail := func(err error) error { return fmt.Errorf("removing old sets: %w", err) }
+	sets, err := openFolder(w.top, Sets)
+	if err != nil {
+		return fail(err)
+	}
+	defer sets.Close()
+	old, err := makeTrash(sets, oldSets)
+	if err != nil {
+		return fail(err)
+	}
+	defer old.Close()
+	most := walk{bound: limits.SyncedFolder, goneIsGone: true}
+	err = most.each(ctx, sets, func(name string, st unix.Stat_t) error {
+		if name == oldSets || !chosen(name) {
+			return nil
+		}
+		return throw(sets, name, st, old)
+	})
+	if err != nil && !errors.As(err, new(*limits.Exceeded)) {
+		return fail(err)
+	}
+	done, err := empty(ctx, old, limits.SyncedFolder.Max())
+	if err != nil {
+		return fail(err)
+	}
+	if done {
+		_ = unix.Unlinkat(int(sets.Fd()), oldSets, unix.AT_REMOVEDIR) // it is in nobody's way
 	}
 	return nil
 }
 
 // Close lets others write.
 func (w *Writer) Close() error {
-	return errors.Join(w.lock.Close(), w.root.Close())
+	return errors.Join(w.lock.Close(), w.top.Close(), w.root.Close())
 }
 
 // Current reads the set that current leads to, and says whether there is one. A link that leads nowhere, or elsewhere, and
 // a set that is not as Write left it are errors.
 func (w *Writer) Current() (Contents, bool, error) {
-	id, err := currentID(w.root)
+	id, err := currentID(w.top)
 	if err != nil || id == "" {
 		return Contents{}, false, err
 	}
-	c, err := w.readBack(path.Join(Sets, id))
+	c, err := w.readBack(id)
 	if err != nil {
 		return Contents{}, false, fmt.Errorf("reading the set in force: %w", err)
 	}
 	return c, true, nil
 }
 
-func (w *Writer) readBack(folder string) (Contents, error) {
-	files, err := readSet(w.root, folder)
+func (w *Writer) readBack(id string) (Contents, error) {
+	set, err := openSet(w.top, id)
 	if err != nil {
 		return Contents{}, err
 	}
-	list, err := readFile(w.root, path.Join(folder, Namespaces), limits.SyncedSet.Max())
+	defer set.Close()
+	files, err := readSet(context.Background(), set)
+	if err != nil {
+		return Contents{}, err
+	}
+	list, err := readFile(set, Namespaces, limits.SyncedSet.Max())
 	if err == nil {
 		files[Namespaces] = list
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -133,10 +183,10 @@ func (w *Writer) Write(c Contents, check func(folder string) error) (string, err
 		return "", err
 	}
 	fresh := path.Join(Sets, newSet)
-	if err := w.root.RemoveAll(fresh); err != nil {
-		return "", fmt.Errorf("removing a set that was not finished: %w", err)
+	if err := w.dropNew(context.Background()); err != nil {
+		return "", err
 	}
-	defer w.root.RemoveAll(fresh)
+	defer w.dropNew(context.Background()) //nolint:errcheck // it is looked for again before it would be in the way
 	if err := w.writeFiles(fresh, files); err != nil {
 		return "", fmt.Errorf("writing the cluster's documents: %w", err)
 	}
@@ -153,20 +203,18 @@ func (w *Writer) Write(c Contents, check func(folder string) error) (string, err
 	if err := w.flush(Sets); err != nil {
 		return "", err
 	}
-	before, _ := currentID(w.root) // one that leads astray is replaced
+	before, _ := currentID(w.top) // one that leads astray is replaced
 	if err := w.replaceLink(path.Join(Sets, id)); err != nil {
 		return "", fmt.Errorf("putting a set in force: %w", err)
 	}
 	return id, w.prune(id, before)
 }
 
-// freeName is a name that no set has: one of the same name may be what somebody altered, and readers may be in it.
+// freeName is a name that no set has: one of the same name may be what somebody altered, and readers may be in it. Whoever
+// filled the folder with such names does not have them all tried.
 func (w *Writer) freeName(id string) (string, error) {
-	for n := 1; ; n++ {
-		name := id
-		if n > 1 {
-			name += "." + strconv.Itoa(n)
-		}
+	name := id
+	for range 4 {
 		_, err := w.root.Lstat(path.Join(Sets, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			return name, nil
@@ -174,7 +222,9 @@ func (w *Writer) freeName(id string) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("naming a set: %w", err)
 		}
+		name = id + "." + strings.ToLower(rand.Text()[:8])
 	}
+	return "", fmt.Errorf("naming a set: all names like %s are taken", id)
 }
 
 // writeFiles writes a whole folder to the disk.
@@ -236,22 +286,7 @@ func (w *Writer) replaceLink(target string) error {
 
 // prune removes all sets but two: a reader may still be in the one before.
 func (w *Writer) prune(keep ...string) error {
-	f, err := w.root.Open(Sets)
-	if err != nil {
-		return err
-	}
-	names, err := f.Readdirnames(-1)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("looking for old sets: %w", err)
-	}
-	for _, name := range names {
-		if !slices.Contains(keep, name) {
-			if err := w.root.RemoveAll(path.Join(Sets, name)); err != nil {
-				return fmt.Errorf("removing an old set: %w", err)
-			}
-		}
-	}
-	return nil
+	return w.drop(context.Background(), func(name string) bool { return !slices.Contains(keep, name) })
 }
 
 // Beat writes that sync knew itself to be up to date at t.

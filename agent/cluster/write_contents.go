@@ -111,8 +111,15 @@ func checkSize(files map[string][]byte) error {
 		return err
 	}
 	var size int64
-	for _, data := range files {
+	folders := map[string]bool{Policies: true}
+	for name, data := range files {
 		size += int64(len(data))
+		for at := path.Dir(name); at != "."; at = path.Dir(at) {
+			folders[at] = true
+		}
+	}
+	if err := limits.SyncedEntries.Check(int64(len(files) + len(folders))); err != nil {
+		return err
 	}
 	return limits.SyncedSet.Check(size)
 }

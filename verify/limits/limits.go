@@ -132,6 +132,10 @@ const (
 	SyncedSet
 	// SyncedFiles is how many files such a set has.
 	SyncedFiles
+	// SyncedEntries is how many names such a set has: files, and the folders that they are in.
+	SyncedEntries
+	// SyncedFolder is how many names there are in all that sync writes: three sets, of which one is on its way.
+	SyncedFolder
 	// SyncedReferences is how many secrets and ConfigMaps the cluster's policies may name. Each is watched by itself, so
 	// that a node is given no other.
 	SyncedReferences
@@ -207,6 +211,8 @@ var bounds = [...]struct {
 
 	SyncedSet:        {"size of the cluster's documents", "bytes", 32 << 20},
 	SyncedFiles:      {"files of the cluster's documents", "files", 16 << 10},
+	SyncedEntries:    {"files and folders of the cluster's documents", "names", 32 << 10},
+	SyncedFolder:     {"files and folders of sync", "names", 128 << 10},
 	SyncedReferences: {"secrets and ConfigMaps that the cluster's policies name", "objects", 256},
 	SyncedParts:      {"parts of the cluster's policies", "parts", 32 << 10},
 	SyncedFetches:    {"keys, rules and trust roots that the cluster's policies have fetched", "references", 256},
