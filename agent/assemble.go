@@ -140,10 +140,7 @@ func (a *agent) setUpNamespaces() (err error) {
 // namespaceOptions are those of the settings, still without a log.
 func namespaceOptions(settings config.Config) namespaces.Options {
 	c := settings.Namespaces
-	o := namespaces.Options{Exempt: c.Exempt}
-	if settings.LabelsFromCluster() {
-		o.ForCluster, o.Root = true, settings.ClusterPolicies.Dir
-	}
+	o := namespaces.Options{Exempt: c.Exempt, ForCluster: settings.LabelsFromCluster(), ClusterDir: settings.ClusterPolicies.Dir}
 	switch c.Enforce.Mode {
 	case config.ScopeAll:
 	case config.ScopeLabelled:

@@ -115,7 +115,7 @@ func (a *agent) serve(ctx context.Context, listener net.Listener, hangups <-chan
 	if c.Mode == config.Observe {
 		log.Warn("mode observe: nothing is refused, decisions are only recorded")
 	}
-	if c.LabelsFromCluster() {
+	if a.namespaces.State().ForCluster {
 		log.Info("the cluster's policies hold where its labels say so, the node's own in all namespaces that are not exempt", "file", c.Namespaces.File, "exempt", c.Namespaces.Exempt.String())
 	} else if len(c.Namespaces.Exempt) > 0 || c.Namespaces.Enforce.Mode != config.ScopeAll {
 		log.Info("images are not judged in all namespaces", "enforce", c.Namespaces.Enforce.String(), "exempt", c.Namespaces.Exempt.String())

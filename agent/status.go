@@ -73,7 +73,7 @@ func (a *agent) status() sight.Status {
 
 func (a *agent) namespacesStatus() sight.Namespaces {
 	c, s := a.config.Namespaces, a.namespaces.State()
-	n := sight.Namespaces{Enforce: c.Enforce.String(), Exempt: c.Exempt, ForCluster: a.config.LabelsFromCluster()}
+	n := sight.Namespaces{Enforce: c.Enforce.String(), Exempt: c.Exempt, ForCluster: s.ForCluster}
 	if c.Enforce.Mode == config.ScopeLabelled {
 		n.File, n.State, n.Count, n.Labelled, n.Loaded, n.Fault = c.File, s.File, s.Count, s.Labelled, s.Loaded, s.Fault
 	}

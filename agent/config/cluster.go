@@ -31,8 +31,9 @@ func (c ClusterPolicies) validate(fault faulter, path pather) {
 	}
 }
 
-// LabelsFromCluster reports whether the namespaces' labels come by way of the API server. Then they say where the
-// cluster's policies hold, and nothing about the node's own: whoever can write to the API server could free any namespace of these.
+// LabelsFromCluster reports whether the settings say that the namespaces' labels come by way of the API server. Then they say
+// where the cluster's policies hold, and nothing about the node's own: whoever can write to the API server could free any
+// namespace of these. It compares paths. That labels come from there by way of links, package namespaces sees when it reads them.
 func (c Config) LabelsFromCluster() bool {
 	if c.Namespaces.Enforce.Mode != ScopeLabelled || c.ClusterPolicies.Dir == "" {
 		return false

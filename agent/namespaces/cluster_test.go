@@ -19,7 +19,7 @@ func fromCluster(t *testing.T, text string, exempt ...string) (n *Namespaces, di
 	if err := os.Symlink("sets/one", filepath.Join(dir, "current")); err != nil {
 		t.Fatal(err)
 	}
-	n, _ = made(t, Options{File: filepath.Join(dir, "current", "namespaces.yaml"), ForCluster: true, Root: dir, Exempt: exempt})
+	n, _ = made(t, Options{File: filepath.Join(dir, "current", "namespaces.yaml"), ForCluster: true, ClusterDir: dir, Exempt: exempt})
 	return n, dir
 }
 

@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-	"syscall"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -29,42 +26,6 @@ type object struct {
 		Labels map[string]string `json:"labels" yaml:"labels"`
 	} `json:"metadata" yaml:"metadata"`
 	Items []object `json:"items" yaml:"items"`
-}
-
-// read reads the file at path, up to one byte beyond its bound. It opens without waiting: a pipe in the file's place would
-// hang the agent.
-func read(root, path string) ([]byte, error) {
-	f, err := open(root, path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file (%s)", path, info.Mode().Type())
-	}
-	return io.ReadAll(io.LimitReader(f, maxSize+1))
-}
-
-// open follows links, but with a root none that leads out of it: who writes there is not to choose what root reads.
-func open(root, path string) (*os.File, error) {
-	const how = os.O_RDONLY | syscall.O_NONBLOCK
-	if root == "" {
-		return os.OpenFile(path, how, 0)
-	}
-	inside, err := filepath.Rel(root, path)
-	if err != nil {
-		return nil, err
-	}
-	r, err := os.OpenRoot(root)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return r.OpenFile(inside, how, 0)
 }
 
 // Parse reads namespaces as `kubectl get namespaces -o yaml` or `-o json` prints them, a List; as the API gives them, a

@@ -6,6 +6,9 @@
 // name, one that the file does not hold because it may be new, every namespace while there is no file or none that
 // could be read. A file that breaks leaves what it last said in force.
 //
+// Which namespaces are left alone is root's to say. A file that others may write, or that is in the folder which sync writes,
+// by whatever links its path leads there, frees no namespace of the node's own policies. Its labels say where the cluster's hold.
+//
 // It does no more than answer for a name. Where the name comes from, and why it can be believed, is the caller's matter.
 package namespaces
 
@@ -35,10 +38,11 @@ type Options struct {
 	Exempt []string
 	// File is the path of a file that holds namespaces with their labels; see Parse.
 	File string
-	// ForCluster says that File tells where the cluster's policies hold, and not where images are judged at all: it came
-	// from the API server. Root is the folder that it must not lead out of then.
+	// ForCluster says that File tells where the cluster's policies hold, and not where images are judged at all: it comes
+	// from the API server. It is so, whatever the settings say, of a file that others than root may have written.
 	ForCluster bool
-	Root       string
+	// ClusterDir is the folder that sync writes; empty: the cluster has no say, and a file that others may have written says nothing.
+	ClusterDir string
 	Log        *slog.Logger
 }
 
@@ -47,7 +51,7 @@ const (
 	Unused  = "unused"  // the settings do not go by labels
 	Good    = "good"    // it is in force
 	Missing = "missing" // all namespaces are judged
-	Broken  = "broken"  // what it last said is in force; if it never said anything, all namespaces are judged
+	Broken  = "broken"  // what it last said is in force; if it never said anything, or is not root's to write, all namespaces are judged
 )
 
 // State is what is in force.
@@ -57,17 +61,20 @@ type State struct {
 	Count, Labelled int
 	Loaded          time.Time // when the file in force was read; zero: none is
 	Fault           string    // why the file on disk is not in force
+	// ForCluster says that the file in force tells where the cluster's policies hold, and nothing of the node's own.
+	ForCluster bool
 }
 
 // Namespaces is safe for concurrent use.
 type Namespaces struct {
 	o Options
 
-	mu     sync.RWMutex
-	state  State
-	listed map[string]bool   // in the file in force, and whether labelled; nil: there is none
-	last   string            // what the last reading ended in, so that nothing is logged twice
-	sum    [sha256.Size]byte // of what was parsed last: a large file is not parsed again every minute
+	mu      sync.RWMutex
+	state   State
+	listed  map[string]bool   // in the file in force, and whether labelled; nil: there is none
+	foreign string            // why the labels in force are not root's
+	last    string            // what the last reading ended in, so that nothing is logged twice
+	sum     [sha256.Size]byte // of what was parsed last: a large file is not parsed again every minute
 }
 
 // New returns Namespaces that have read their file, if they have one.
@@ -78,7 +85,7 @@ func New(o Options) (*Namespaces, error) {
 	case o.Enforce != nil && o.File != "" && !o.ForCluster:
 		return nil, errors.New("namespaces are enforced by name or by label, not by both")
 	}
-	n := &Namespaces{o: o, state: State{File: Unused}}
+	n := &Namespaces{o: o, state: State{File: Unused, ForCluster: o.ForCluster}}
 	n.Load()
 	return n, nil
 }
@@ -92,23 +99,28 @@ func (n *Namespaces) Enforced(namespace string) bool {
 	switch {
 	case slices.ContainsFunc(n.o.Exempt, matches):
 		return false
-	case n.o.File == "" || n.o.ForCluster:
+	case n.o.File == "" || n.o.Enforce != nil:
 		return n.o.Enforce == nil || slices.ContainsFunc(n.o.Enforce, matches)
 	}
-	return n.labelled(namespace)
+	labelled, forCluster := n.labelled(namespace)
+	return labelled || forCluster
 }
 
 // ClusterEnforced reports whether the cluster's policies hold for pods in namespace, if images are judged there.
 func (n *Namespaces) ClusterEnforced(namespace string) bool {
-	return namespace == "" || n.o.File == "" || !n.o.ForCluster || n.labelled(namespace)
+	if namespace == "" || n.o.File == "" {
+		return true
+	}
+	labelled, forCluster := n.labelled(namespace)
+	return labelled || !forCluster
 }
 
-// labelled is true as well for what the file does not hold.
-func (n *Namespaces) labelled(namespace string) bool {
+// labelled is true as well for what the file does not hold. forCluster says of what the labels speak.
+func (n *Namespaces) labelled(namespace string) (labelled, forCluster bool) {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	labelled, listed := n.listed[namespace]
-	return labelled || !listed
+	return labelled || !listed, n.state.ForCluster
 }
 
 // State returns what is in force.
@@ -131,16 +143,18 @@ func (n *Namespaces) Load() {
 	if n.o.File == "" {
 		return
 	}
-	data, err := read(n.o.Root, n.o.File)
+	f, err := read(n.o.File, n.o.ClusterDir)
+	// Whose it is counts as much as what it says: the same labels may come from somebody else by now.
+	sum := sha256.Sum256(append([]byte(f.foreign+"\x00"), f.data...))
 	n.mu.RLock()
-	sum, known := sha256.Sum256(data), n.sum
+	known := n.sum
 	n.mu.RUnlock()
 	if err == nil && sum == known {
 		return
 	}
 	var listed map[string]bool
 	if err == nil {
-		if listed, err = Parse(data); err != nil {
+		if listed, err = Parse(f.data); err != nil {
 			err = fmt.Errorf("%s: %w", n.o.File, err)
 		}
 	} else {
@@ -150,10 +164,12 @@ func (n *Namespaces) Load() {
 	defer n.mu.Unlock()
 	n.sum = sum
 	switch {
+	case err == nil && f.foreign != "" && n.o.ClusterDir == "":
+		n.notRoots(f.foreign)
 	case err == nil:
-		n.inForce(listed)
+		n.inForce(listed, f.foreign)
 	case errors.Is(err, fs.ErrNotExist):
-		n.listed, n.state = nil, State{File: Missing}
+		n.listed, n.state = nil, State{File: Missing, ForCluster: n.o.ForCluster}
 		if n.outcome(Missing) {
 			n.o.Log.Warn("there is no namespaces file: "+n.everywhere(), "file", n.o.File)
 		}
@@ -172,15 +188,28 @@ func (n *Namespaces) Load() {
 
 // everywhere is what holds while nothing is known.
 func (n *Namespaces) everywhere() string {
-	if n.o.ForCluster {
+	if n.state.ForCluster {
 		return "the cluster's policies hold in all namespaces"
 	}
 	return "images are judged in all namespaces"
 }
 
-func (n *Namespaces) inForce(listed map[string]bool) {
+// notRoots is for a file by which others than root would say where images are judged.
+func (n *Namespaces) notRoots(why string) {
+	n.listed, n.state = nil, State{File: Broken, Fault: why + ", and only root may say where images are judged"}
+	if n.outcome(why) {
+		n.o.Log.Error("the namespaces file can be written by others than root: "+n.everywhere(), "file", n.o.File, "why", why)
+	}
+}
+
+func (n *Namespaces) inForce(listed map[string]bool, foreign string) {
 	n.listed = listed
-	n.state = State{File: Good, Count: len(listed), Loaded: time.Now()}
+	n.state = State{File: Good, Count: len(listed), Loaded: time.Now(), ForCluster: n.o.ForCluster || foreign != ""}
+	if foreign != "" && !n.o.ForCluster && n.foreign != foreign {
+		n.o.Log.Warn("the namespaces file can be written by others than root: its labels say where the cluster's policies hold, and the node's own hold in all namespaces that are not exempt",
+			"file", n.o.File, "why", foreign)
+	}
+	n.foreign = foreign
 	var names []string
 	for name, labelled := range listed {
 		if labelled {
