@@ -170,3 +170,10 @@ func TestSandboxIsAsTightAsItsWorkAllows(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// What reads its policies and lists again on SIGHUP is told so by the word that every administrator knows, and is not started anew.
+func TestReloadIsAHangUpOfTheAgent(t *testing.T) {
+	if s := files(t, kubeadm())[Service]; !has(s, "ExecReload=/bin/kill -HUP $MAINPID") {
+		t.Errorf("systemctl reload does nothing:\n%s", s)
+	}
+}
