@@ -23,7 +23,7 @@ import (
 // by whoever makes the socket.
 func (a *agent) setUpBreakGlass(socket string) (letThrough func(action, decision string)) {
 	a.glass = breakglass.NewWatch(breakglass.Options{
-		Path: breakglass.Path(socket), Log: a.log,
+		Path: breakglass.Path(socket), Log: a.log, Now: breakglass.Now,
 		Record: func(words string) { a.note(audit.ActionBreakGlass, words) },
 	})
 	return a.metrics.WatchBreakGlass(actions(), a.glass.Open)
@@ -90,7 +90,11 @@ Exit status: 0 the agent has taken it over, 1 it has not yet, 2 it could not be 
 			if reason == "" || length == 0 {
 				return fmt.Errorf("say why and for how long: --reason TEXT --for TIME, from %v to %v", breakglass.MinTime, breakglass.MaxTime)
 			}
-			g, err := breakglass.Begin(path, reason, length, whoIAm())
+			now, err := breakglass.Now()
+			if err != nil {
+				return err
+			}
+			g, err := breakglass.Begin(path, reason, length, whoIAm(), now)
 			if err != nil {
 				return err
 			}
@@ -107,7 +111,11 @@ Exit status: 0 the agent has taken it over, 1 it has not yet, 2 it could not be 
 }
 
 func endBreakGlass(cmd *cobra.Command, c config.Config, path string) error {
-	_, err := breakglass.End(path, whoIAm())
+	now, err := breakglass.Now()
+	if err != nil {
+		return err
+	}
+	_, err = breakglass.End(path, whoIAm(), now)
 	if errors.Is(err, breakglass.ErrWhole) {
 		fmt.Fprintln(cmd.OutOrStdout(), "the glass is not broken; nothing was done")
 		return nil

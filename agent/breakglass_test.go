@@ -90,7 +90,11 @@ func TestBreakGlass(t *testing.T) {
 // The agent that comes after a crash must not refuse what the one before let through, nor forget to say so.
 func TestGlassStaysBrokenOverARestart(t *testing.T) {
 	p := newProcess(t, "")
-	if _, err := breakglass.Begin(breakglass.Path(p.socket), "INC-4711", time.Hour, whoIAm()); err != nil {
+	now, err := breakglass.Now()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := breakglass.Begin(breakglass.Path(p.socket), "INC-4711", time.Hour, whoIAm(), now); err != nil {
 		t.Fatal(err)
 	}
 	critest.Serve(t, p.dir+"/r.sock", critest.NewRuntime(0))

@@ -7,6 +7,10 @@
 // It refuses a file that anybody but the agent's own user could have written, or put there, and one that it does not wholly
 // understand: whatever is wrong with the file, the glass is whole. No pod, no cluster and no network can break it.
 //
+// It goes by the time since this boot alone ([Moment]), which nobody sets and which goes on while the node is suspended:
+// whoever answers for the network's time neither lengthens a glass nor has one break again that was over. So a file that
+// is over stays where it is, to say what was; the agent's unit may not write there.
+//
 // The file is JSON: what [Glass] is. It lies beside the socket that the agent serves.
 package breakglass
 
@@ -34,8 +38,6 @@ const (
 	MaxReason = 512
 	// maxFile is the length of the file in bytes.
 	maxFile = 8 << 10
-	// skew is how far a beginning may lie ahead: the clock was set back a little since.
-	skew = time.Minute
 )
 
 // Path is where the file is, for an agent whose socket is at socket.
@@ -58,10 +60,15 @@ func (w Who) String() string {
 
 // Glass is a glass that was broken.
 type Glass struct {
-	Begun  time.Time `json:"begun"`
-	Until  time.Time `json:"until"`
-	Reason string    `json:"reason"`
-	By     Who       `json:"by"`
+	// Begun and Until are for people, by the node's clock as it was then.
+	Begun time.Time `json:"begun"`
+	Until time.Time `json:"until"`
+	// Boot, BegunUp and UntilUp are what counts: a boot, and nanoseconds since it.
+	Boot    string        `json:"boot"`
+	BegunUp time.Duration `json:"begunUp"`
+	UntilUp time.Duration `json:"untilUp"`
+	Reason  string        `json:"reason"`
+	By      Who           `json:"by"`
 	// Ended is there once somebody ended it before its time.
 	Ended *Ended `json:"ended,omitempty"`
 }
@@ -73,29 +80,35 @@ type Ended struct {
 }
 
 // Open reports whether everything is let through at that time.
-func (g Glass) Open(now time.Time) bool { return g.Ended == nil && now.Before(g.Until) }
+func (g Glass) Open(now Moment) bool {
+	return g.Ended == nil && g.Boot == now.Boot && g.BegunUp <= now.Up && now.Up < g.UntilUp
+}
 
 // check says what makes g no glass.
-func (g Glass) check(now time.Time) error {
-	switch length := g.Until.Sub(g.Begun); {
+func (g Glass) check(now Moment) error {
+	switch length := g.UntilUp - g.BegunUp; {
 	case strings.TrimSpace(g.Reason) == "":
 		return errors.New("no reason is given")
 	case len(g.Reason) > MaxReason:
 		return fmt.Errorf("the reason has %d bytes, at most %d are taken", len(g.Reason), MaxReason)
 	case !utf8.ValidString(g.Reason):
 		return errors.New("the reason is not text")
-	case length < MinTime || length > MaxTime:
+	case g.Boot == "":
+		return errors.New("it does not say in which boot it was written")
+	case g.BegunUp < 0 || length < MinTime || length > MaxTime:
 		return fmt.Errorf("%v is not between %v and %v", length, MinTime, MaxTime)
-	case g.Begun.After(now.Add(skew)):
-		return fmt.Errorf("it begins at %s, which is still to come", g.Begun.UTC().Format(time.RFC3339))
+	case g.Until.Sub(g.Begun) != length:
+		return fmt.Errorf("it tells people of %v, and is for %v", g.Until.Sub(g.Begun), length)
+	case g.Boot == now.Boot && g.BegunUp > now.Up:
+		return fmt.Errorf("it begins %v after this boot, which is still to come", g.BegunUp)
 	}
 	return nil
 }
 
 // Begin breaks the glass at path. An older one is replaced.
-func Begin(path, reason string, length time.Duration, by Who) (Glass, error) {
-	now := time.Now().UTC().Truncate(time.Second)
-	g := Glass{Begun: now, Until: now.Add(length), Reason: reason, By: by}
+func Begin(path, reason string, length time.Duration, by Who, now Moment) (Glass, error) {
+	wall := now.Wall.UTC().Truncate(time.Second)
+	g := Glass{Begun: wall, Until: wall.Add(length), Boot: now.Boot, BegunUp: now.Up, UntilUp: now.Up + length, Reason: reason, By: by}
 	if err := g.check(now); err != nil {
 		return Glass{}, fmt.Errorf("breaking the glass: %w", err)
 	}
@@ -109,8 +122,7 @@ func Begin(path, reason string, length time.Duration, by Who) (Glass, error) {
 var ErrWhole = errors.New("the glass is not broken")
 
 // End ends the glass at path before its time. The file stays, to say who did.
-func End(path string, by Who) (Glass, error) {
-	now := time.Now().UTC()
+func End(path string, by Who, now Moment) (Glass, error) {
 	g, err := Read(path, now)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !g.Open(now) {
 		return Glass{}, ErrWhole
@@ -118,7 +130,7 @@ func End(path string, by Who) (Glass, error) {
 	if err != nil {
 		return Glass{}, err
 	}
-	g.Ended = &Ended{At: now.Truncate(time.Second), By: by}
+	g.Ended = &Ended{At: now.Wall.UTC().Truncate(time.Second), By: by}
 	if err := write(path, g); err != nil {
 		return Glass{}, fmt.Errorf("mending the glass: %w", err)
 	}
@@ -149,7 +161,7 @@ func write(path string, g Glass) error {
 
 // Read reads the glass at path, which may be over. An error that is not fs.ErrNotExist says that there is a file and it
 // counts for nothing.
-func Read(path string, now time.Time) (Glass, error) {
+func Read(path string, now Moment) (Glass, error) {
 	// Nothing is followed or waited for: whoever could put a link or a pipe there could not write the file itself.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
