@@ -50,7 +50,7 @@ Exit status: 0 all is well, 1 there are warnings, 2 something is wrong.`,
 				}
 			}
 			found, err := doctor.Examine(cmd.Context(), doctor.Options{
-				Root: root, Settings: settings, Version: buildVersion(), Trust: fetchTrust,
+				Root: root, Settings: settings, Version: buildVersion(), Built: builtFrom(), Trust: fetchTrust,
 				Registries: func(c config.Config) (doctor.Registries, error) { return newFetcher(c, quiet(), nil) },
 				Canary:     canary, Namespace: namespace, Log: quiet(),
 			})

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"github.com/spf13/cobra"
 )
 
-// version is set by the build: -ldflags "-X main.version=v1.2.3".
-var version string
+// version and committed, when the commit was made (RFC 3339), are set by the build: -ldflags "-X main.version=v1.2.3". They win over what
+// the toolchain knows.
+var version, committed string
 
 // buildVersion is the version that was set, or what the Go toolchain knows of the commit.
 func buildVersion() string {
@@ -33,6 +35,23 @@ func buildVersion() string {
 		return "devel"
 	}
 	return "devel-" + revision + dirty
+}
+
+// builtFrom is when the commit was made of which this program was built; the zero time if it does not know.
+func builtFrom() time.Time {
+	said := committed
+	if info, ok := debug.ReadBuildInfo(); ok && said == "" {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.time" {
+				said = s.Value
+			}
+		}
+	}
+	at, err := time.Parse(time.RFC3339, said)
+	if err != nil {
+		return time.Time{}
+	}
+	return at
 }
 
 func versionCommand() *cobra.Command {

@@ -80,8 +80,9 @@ type Options struct {
 	Root string
 	// Settings is the settings file, a path of the host's.
 	Settings string
-	// Version is that of the command that asks.
+	// Version is that of the command that asks, Built when the commit was made that it was built from; zero if that is not known.
 	Version string
+	Built   time.Time
 	// Trust finds out what policies refer to, with the network: it is asked if the agent cannot be.
 	Trust func(ctx context.Context, c config.Trust, set *policy.Set) ([]sight.Trust, error)
 	// Registries makes what registries are asked by.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -71,7 +70,7 @@ func (n *node) writable(p string) string {
 func clock(ctx context.Context, n *node) Finding {
 	const mend = "set the clock (timedatectl) and have it kept by chrony or systemd-timesyncd"
 	now := n.now()
-	if built := builtAt(); now.Before(built.Add(-time.Hour)) {
+	if built := n.Built; now.Before(built.Add(-time.Hour)) {
 		return fail(mend, "it is said to be %s, and this program was built from a commit of %s", now.Format(time.RFC3339), built.Format(time.RFC3339))
 	}
 	if last := n.lastRecord(ctx); now.Before(last.Add(-time.Minute)) {
@@ -86,22 +85,6 @@ func clock(ctx context.Context, n *node) Finding {
 		return warn(mend, "the kernel says that nobody keeps its clock right; it says %s", now.Format(time.RFC3339))
 	}
 	return good("%s, kept right", now.Format(time.RFC3339))
-}
-
-// builtAt is when the commit was made that this program was built from; zero if it does not know.
-func builtAt() time.Time {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return time.Time{}
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.time" {
-			if t, err := time.Parse(time.RFC3339, s.Value); err == nil {
-				return t
-			}
-		}
-	}
-	return time.Time{}
 }
 
 // lastRecord is when the last audit record was written; zero if there is none.

@@ -1,10 +1,12 @@
 // Command image builds cosentry's container image and writes it as an OCI image layout. No container engine is needed.
 //
 // It promises that one commit, built with one version of Go, is one image, bit for bit, wherever it is built: there is
-// no time, no host name and no folder in it. There is nothing in it but the program, which is linked statically.
+// no time but the commit's, no host name and no folder in it, and nothing of what git knows besides the commit: its tags, or how
+// many commits were fetched. There is nothing in it but the program, which is linked statically.
 //
-// It refuses to write an image that would not run: a program that needs a loader. Formats: the OCI image specification
-// and its image layout, https://github.com/opencontainers/image-spec.
+// What is built from a folder that differs from its commit says so in its version, and cannot have another. It refuses to write an
+// image that would not run: a program that needs a loader. Formats: the OCI image specification and its image layout,
+// https://github.com/opencontainers/image-spec.
 package main
 
 import (
@@ -31,14 +33,15 @@ func main() {
 	version := flag.String("version", "", "version to build in and to call the image by (default: that of the commit)")
 	repository := flag.String("name", "cosentry.invalid/cosentry", "name of the image where it is imported without a registry")
 	flag.Parse()
-	if err := run(ctx, *out, *platforms, *version, *repository); err != nil {
+	if err := run(ctx, ".", *out, *platforms, *version, *repository); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, out, platforms, version, repository string) error {
-	a, err := describe(ctx, version, repository)
+// run builds the image of the module at dir.
+func run(ctx context.Context, dir, out, platforms, version, repository string) error {
+	a, err := describe(ctx, dir, version, repository)
 	if err != nil {
 		return err
 	}
@@ -53,7 +56,7 @@ func run(ctx context.Context, out, platforms, version, repository string) error 
 		if err != nil {
 			return fmt.Errorf("platform %q: %w", name, err)
 		}
-		data, err := compile(ctx, *platform, version, filepath.Join(scratch, "cosentry"))
+		data, err := compile(ctx, dir, *platform, a, filepath.Join(scratch, "cosentry"))
 		if err != nil {
 			return fmt.Errorf("building for %s: %w", name, err)
 		}
@@ -74,14 +77,18 @@ func run(ctx context.Context, out, platforms, version, repository string) error 
 	return nil
 }
 
-// compile builds cosentry as `make build` does.
-func compile(ctx context.Context, platform v1.Platform, version, to string) ([]byte, error) {
-	flags := "-s -w"
-	if version != "" {
-		flags += " -X main.version=" + version
+// compile builds the cosentry of the module at dir. What the toolchain would find out by itself about the commit is told to it:
+// it looks at tags, at how much was fetched and at files that are no part of the program.
+func compile(ctx context.Context, dir string, platform v1.Platform, a about, to string) ([]byte, error) {
+	flags := "-s -w -X main.version=" + a.version
+	if !a.created.IsZero() {
+		flags += " -X main.committed=" + a.created.Format(time.RFC3339)
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", flags, "-o", to, "github.com/cosentry/cosentry/agent")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+platform.OS, "GOARCH="+platform.Architecture)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", to, "./agent")
+	cmd.Dir = dir
+	// Neither a workspace around the module nor a choice of instructions makes it another program.
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+platform.OS, "GOARCH="+platform.Architecture,
+		"GOWORK=off", "GOEXPERIMENT=", "GOAMD64=", "GOARM64=")
 	if v, ok := strings.CutPrefix(platform.Variant, "v"); ok && platform.Architecture == "arm" {
 		cmd.Env = append(cmd.Env, "GOARM="+v)
 	}
@@ -92,25 +99,54 @@ func compile(ctx context.Context, platform v1.Platform, version, to string) ([]b
 	return os.ReadFile(to)
 }
 
-// describe finds out which commit this is. Where there is no git, the image says less of itself.
-func describe(ctx context.Context, version, repository string) (about, error) {
+// describe finds out which commit is at dir. Where there is no git, the image says less of itself. version is that of a release;
+// empty for one that is named after the commit.
+func describe(ctx context.Context, dir, version, repository string) (about, error) {
 	a := about{repository: repository, version: version}
 	if strings.ContainsAny(version, " \t\n'\"/:@") {
 		return about{}, fmt.Errorf("version %q cannot be the tag of an image", version)
 	}
-	git := func(args ...string) string {
-		out, err := exec.CommandContext(ctx, "git", args...).Output()
+	git := func(args ...string) (string, error) {
+		out, err := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...).Output()
 		if err != nil {
-			return ""
+			return "", fmt.Errorf("git %s: %w", args[0], err)
 		}
-		return strings.TrimSpace(string(out))
+		return strings.TrimSpace(string(out)), nil
 	}
-	a.revision = git("rev-parse", "HEAD")
-	if seconds, err := strconv.ParseInt(git("log", "-1", "--format=%ct"), 10, 64); err == nil {
-		a.created = time.Unix(seconds, 0).UTC()
+	if revision, err := git("rev-parse", "HEAD"); err == nil {
+		a.revision = revision
 	}
-	if a.version == "" {
-		a.version = "devel"
+	if a.revision == "" {
+		if a.version == "" {
+			a.version = "devel"
+		}
+		return a, nil
+	}
+	committed, err := git("log", "-1", "--format=%ct")
+	if err != nil {
+		return about{}, err
+	}
+	seconds, err := strconv.ParseInt(committed, 10, 64)
+	if err != nil {
+		return about{}, fmt.Errorf("the commit's time: %w", err)
+	}
+	a.created = time.Unix(seconds, 0).UTC()
+	// A file that git does not follow may be part of the program as well.
+	changed, err := git("status", "--porcelain", "--untracked-files=all")
+	if err != nil {
+		return about{}, err
+	}
+	switch {
+	case changed != "" && version != "":
+		return about{}, fmt.Errorf("this folder is not the commit %s, so it cannot be called %s: commit or remove\n%s", a.revision, version, changed)
+	case changed != "":
+		a.version = "devel-" + a.revision[:12] + modified
+		a.revision += modified
+	case version == "":
+		a.version = "devel-" + a.revision[:12]
 	}
 	return a, nil
 }
+
+// modified is added to the name of a commit whose files were changed.
+const modified = "-modified"
