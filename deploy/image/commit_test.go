@@ -64,6 +64,7 @@ func committed(t *testing.T) string {
 // TestOneCommitIsOneProgram: neither the folder, a tag, a clone with only the newest commit, nor a file beside the program
 // makes another program of the same name.
 func TestOneCommitIsOneProgram(t *testing.T) {
+	t.Setenv("GOFLAGS", "-buildvcs=true") // what it would be by itself, whatever is set where this runs
 	one := committed(t)
 	other := filepath.Join(t.TempDir(), "elsewhere", "two")
 	if err := os.MkdirAll(filepath.Dir(other), 0o755); err != nil {
@@ -84,6 +85,9 @@ func TestOneCommitIsOneProgram(t *testing.T) {
 	}
 	if diff := cmp.Diff(a, b, cmp.AllowUnexported(about{})); diff != "" {
 		t.Errorf("the same commit elsewhere: %s", diff)
+	}
+	if a.tag() != "devel" {
+		t.Errorf("it is imported as %s; deploy/overlays/kind asks for devel", a.tag())
 	}
 	if err := os.WriteFile(filepath.Join(other, "notes"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
@@ -122,7 +126,7 @@ func TestChangedFolderIsNotTheCommit(t *testing.T) {
 			}
 			git(t, dir, "add", "-A")
 			git(t, dir, "commit", "-q", "-m", "a")
-			if a, err := describe(t.Context(), dir, "v1.2.3", "r"); err != nil || a.version != "v1.2.3" || strings.Contains(a.revision, modified) {
+			if a, err := describe(t.Context(), dir, "v1.2.3", "r"); err != nil || a.version != "v1.2.3" || a.tag() != "v1.2.3" || strings.Contains(a.revision, modified) {
 				t.Errorf("the commit: %+v, %v", a, err)
 			}
 			if err := change(dir); err != nil {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -30,13 +31,24 @@ type build struct {
 
 // about is what the image says of itself.
 type about struct {
-	// repository and version are its name where it is imported without a registry.
+	// repository, with the version as tag, is its name where it is imported without a registry.
 	repository, version string
 	// revision is the commit; empty where it is not known.
 	revision string
 	// created is the commit's time, or the zero time: that of the build would make every build another image.
 	created time.Time
 }
+
+// tag is that of a release, or one that stays, as deploy/overlays/kind wants it, for all that are named after their commit.
+func (a about) tag() string {
+	if strings.HasPrefix(a.version, unreleased) {
+		return unreleased
+	}
+	return a.version
+}
+
+// unreleased begins the versions that are none of a release.
+const unreleased = "devel"
 
 func (a about) labels() map[string]string {
 	labels := map[string]string{
@@ -155,8 +167,8 @@ func write(dir string, a about, idx v1.ImageIndex) error {
 		return err
 	}
 	if err := p.AppendIndex(idx, layout.WithAnnotations(map[string]string{
-		"org.opencontainers.image.ref.name": a.version,
-		"io.containerd.image.name":          a.repository + ":" + a.version,
+		"org.opencontainers.image.ref.name": a.tag(),
+		"io.containerd.image.name":          a.repository + ":" + a.tag(),
 	})); err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func main() {
 	defer stop()
 	out := flag.String("out", "bin/image", "folder to write the OCI layout to; what is there is replaced")
 	platforms := flag.String("platforms", "linux/amd64,linux/arm64", "platforms, separated by commas")
-	version := flag.String("version", "", "version to build in and to call the image by (default: that of the commit)")
+	version := flag.String("version", "", "version to build in and to call the image by (default: one of the commit, and the tag devel)")
 	repository := flag.String("name", "cosentry.invalid/cosentry", "name of the image where it is imported without a registry")
 	flag.Parse()
 	if err := run(ctx, ".", *out, *platforms, *version, *repository); err != nil {
@@ -118,7 +118,7 @@ func describe(ctx context.Context, dir, version, repository string) (about, erro
 	}
 	if a.revision == "" {
 		if a.version == "" {
-			a.version = "devel"
+			a.version = unreleased
 		}
 		return a, nil
 	}
@@ -140,10 +140,10 @@ func describe(ctx context.Context, dir, version, repository string) (about, erro
 	case changed != "" && version != "":
 		return about{}, fmt.Errorf("this folder is not the commit %s, so it cannot be called %s: commit or remove\n%s", a.revision, version, changed)
 	case changed != "":
-		a.version = "devel-" + a.revision[:12] + modified
+		a.version = unreleased + "-" + a.revision[:12] + modified
 		a.revision += modified
 	case version == "":
-		a.version = "devel-" + a.revision[:12]
+		a.version = unreleased + "-" + a.revision[:12]
 	}
 	return a, nil
 }
