@@ -112,19 +112,16 @@ func startNode(t *testing.T) *node {
 	}
 	n := &node{}
 	err = harness.Until(90*time.Second, "the node's metrics", func() bool {
-		agent, err := scrape("http://127.0.0.1:9478/metrics", "127.0.0.1:9478")
+		// One target a node: supervise has what the agent and sync show.
+		shown, err := scrape("http://127.0.0.1:9478/metrics", "127.0.0.1:9478")
 		if err != nil {
 			return false
 		}
-		sync, err := scrape("http://127.0.0.1:9479/metrics", "127.0.0.1:9479")
-		if err != nil {
-			return false
-		}
-		n.shown, n.at = append(agent, sync...), time.Now()
+		n.shown, n.at = append(shown, ups("127.0.0.1:9478")...), time.Now()
 		return n.value(`cosentry_decisions_total{action="pull",decision="deny"}`) > 0 &&
 			n.value(`cosentry_decisions_total{action="create",decision="allow"}`) > 0 &&
 			n.value(`cosentry_cluster_policies_state{state="good"}`) == 1 && n.value(`cosentry_host_installed`) == 1 &&
-			n.value(`cosentry_sandbox_image_allowed`) == 1 && n.value(`cosentry_sync_up_to_date_timestamp_seconds`) > 0
+			n.value(`cosentry_sandbox_image_allowed`) == 1 && n.value(`cosentry_host_sync_up`) == 1 && n.value(`cosentry_sync_up_to_date_timestamp_seconds`) > 0
 	})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, n.text())

@@ -50,6 +50,14 @@ func parse(text []byte, instance string) (all []series, err error) {
 	}
 }
 
+// ups are what Prometheus itself says of a target that it scrapes: one that a PodMonitor found, and one found otherwise.
+func ups(instance string) []series {
+	return []series{
+		{labels.FromStrings("__name__", "up", "instance", instance, "job", "cosentry-system/cosentry", "namespace", "cosentry-system", "pod", "cosentry-x7k2p"), 1},
+		{labels.FromStrings("__name__", "up", "instance", instance, "job", "cosentry"), 1},
+	}
+}
+
 func (n *node) text() string {
 	var b strings.Builder
 	for _, s := range n.shown {
