@@ -11,7 +11,9 @@ package doctor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
 	"time"
@@ -72,6 +74,19 @@ type Systemd interface {
 // Registries are asked whether they answer. *evidence.Fetcher is one.
 type Registries interface {
 	Resolve(ctx context.Context, repository, tag string, c evidence.Credentials) (digest.Digest, error)
+}
+
+// asRoot is to be done about what could not be looked at.
+const asRoot = "run this as root on the node, and look at what is named by hand"
+
+// why is the reason of an error about a file, without what the system's call is named and how the path looks from inside the host's
+// root: a finding names the file as the host does.
+func why(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
 }
 
 // Options say what to look at.

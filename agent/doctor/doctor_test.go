@@ -136,6 +136,22 @@ func TestFaultsAreNamed(t *testing.T) {
 			n.state.NotTaken = []string{"mode: enforce here, observe offered"}
 		}, Warn, "mode: enforce here, observe offered", "--weaken"},
 		"an installation in the middle": {"files", func(_ *testing.T, n *node) { n.state.Phase = host.Installing }, Fail, "stopped in the middle", "carry on"},
+		"no installation":               {"files", func(_ *testing.T, n *node) { n.state = nil }, Warn, "nothing tells of an installation", "install"},
+		"a link that leads in circles": {"files", func(t *testing.T, n *node) {
+			if err := os.Symlink("ring", filepath.Join(n.Root, "ring")); err != nil {
+				t.Fatal(err)
+			}
+			n.state.Files = []host.Record{{Path: "/ring/x"}}
+		}, Warn, "/ring/x cannot be looked at: too many", "by hand"},
+		"no audit log": {"audit", func(*testing.T, *node) {}, Warn, "there is no audit log", "--canary"},
+		"a socket that cannot be reached": {"socket", func(t *testing.T, n *node) {
+			if err := os.Symlink("cosentry", filepath.Join(n.Root, "run")); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink("run", filepath.Join(n.Root, "cosentry")); err != nil {
+				t.Fatal(err)
+			}
+		}, Fail, "cannot be looked at, and kubelet can start no pod without it: too many", "cosentry.socket"},
 		"a file that is gone": {"files", func(_ *testing.T, n *node) {
 			n.state.Files = []host.Record{{Path: "/etc/systemd/system/cosentry.socket"}}
 		}, Fail, "gone since", "install"},
@@ -279,7 +295,21 @@ func TestFaultsAreNamed(t *testing.T) {
 			if f.Level != tc.level || !strings.Contains(f.Saw, tc.says) || !strings.Contains(f.Do, tc.do) {
 				t.Errorf("%s: %s\nto do: %s\nwant %s: … %s …; to do: … %s …", f.Level, f.Saw, f.Do, tc.level, tc.says, tc.do)
 			}
+			nameable(t, f)
 		})
+	}
+}
+
+// nameable: of what is not good it is said what to do, and nothing is said in words of the system's calls.
+func nameable(t *testing.T, f Finding) {
+	t.Helper()
+	if f.Level > OK && f.Do == "" {
+		t.Errorf("%s: %s: %s: nothing is said to be done", f.ID, f.Level, f.Saw)
+	}
+	for _, word := range []string{"statat ", "openat ", "readlinkat ", "fstatat "} {
+		if strings.Contains(f.Saw, word) {
+			t.Errorf("%s: %s", f.ID, f.Saw)
+		}
 	}
 }
 
@@ -412,6 +442,7 @@ func TestNothingIsGoodWhereNothingIs(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 		seen[f.ID] = true
+		nameable(t, f)
 		// The agent of another node answers on this machine's loopback where one runs: what it says is not asked for here.
 		switch f.ID {
 		case "permissions", "disk", "clock", "agent", "mode", "references", "cluster-policies", "namespaces", "sandbox":

@@ -80,7 +80,7 @@ func clock(ctx context.Context, n *node) Finding {
 	state, err := unix.Adjtimex(&t)
 	switch {
 	case err != nil:
-		return warn("", "the kernel cannot be asked for its clock's state: %v", err)
+		return warn("run this as root on the node", "the kernel cannot be asked for its clock's state: %v", err)
 	case state == unix.TIME_ERROR || t.Status&unix.STA_UNSYNC != 0:
 		return warn(mend, "the kernel says that nobody keeps its clock right; it says %s", now.Format(time.RFC3339))
 	}
@@ -110,7 +110,7 @@ func auditLog(_ context.Context, n *node) Finding {
 	}
 	dir, err := n.tree.Path(n.config.Audit.Dir)
 	if err != nil {
-		return warn("", "%v", err)
+		return warn(asRoot, "the audit log in %s cannot be looked at: %v", n.config.Audit.Dir, why(err))
 	}
 	r, err := audit.VerifyDir(dir)
 	var broken *audit.BrokenError
@@ -118,7 +118,8 @@ func auditLog(_ context.Context, n *node) Finding {
 	case errors.As(err, &broken):
 		return fail("find out who was at it: cosentry audit verify; keep a copy of "+n.config.Audit.Dir, "%v", err)
 	case errors.Is(err, fs.ErrNotExist):
-		return warn("", "there is no audit log in %s yet", n.config.Audit.Dir)
+		return warn("start a pod, or cosentry doctor --canary, which is recorded, and look again; if it stays: journalctl -u cosentry.service",
+			"there is no audit log in %s yet: nothing was decided", n.config.Audit.Dir)
 	case err != nil:
 		return warn("run this as root", "%v", err)
 	case r.Lost > 0:

@@ -41,7 +41,7 @@ func kubeletEndpoint(ctx context.Context, n *node) Finding {
 	case errors.Is(err, kubelet.ErrByHand):
 		return warn("make sure that it is told "+n.listen(), "where kubelet's endpoint is set cannot be told for certain: %v", err)
 	case err != nil:
-		return warn("", "%v", err)
+		return warn("make sure that it is told "+n.listen(), "where kubelet's endpoint is set cannot be read: %v", err)
 	case !e.Uses(n.listen()):
 		return fail(installAgain, "kubelet is told to use %s for containers and %s for images (%s), and not %s: nothing is judged from its next start on", e.Runtime, e.Image, e.Source, n.listen())
 	}

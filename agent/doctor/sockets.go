@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -93,8 +94,10 @@ func socket(ctx context.Context, n *node) Finding {
 	path := n.listen()
 	fi, err := n.tree.Stat(path)
 	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fail("systemctl start "+systemd.Socket+"; if there is no such unit: "+installAgain, "there is no socket %s, and kubelet can start no pod without it", path)
 	case err != nil:
-		return fail("systemctl start "+systemd.Socket+"; if there is no such unit: "+installAgain, "there is no socket %s, and kubelet can start no pod without it: %v", path, err)
+		return fail("systemctl start "+systemd.Socket+"; if there is no such unit: "+installAgain, "the socket %s cannot be looked at, and kubelet can start no pod without it: %v", path, why(err))
 	case fi.Mode().Type() != fs.ModeSocket:
 		return fail("move it away; systemctl restart "+systemd.Socket, "%s is not a socket (%s)", path, fi.Mode().Type())
 	case n.openTo(path) != "":
@@ -158,12 +161,12 @@ func kubeletConnected(ctx context.Context, n *node) Finding {
 		return fail(mend, "KUBELET BYPASSES cosentry: it is connected to the runtime's %s and not to %s, so nothing is judged", n.config.Runtime.Endpoint, n.listen())
 	case err != nil:
 		if like := first(n.socket.Clients, peers.Process.MayBeKubelet); like != "" {
-			return warn("", "%s is connected to %s; that it is kubelet cannot be told without its unit: %v", like, n.listen(), err)
+			return warn("see the finding about units", "%s is connected to %s; that it is kubelet cannot be told without its unit: %v", like, n.listen(), err)
 		}
 		if like := first(n.runtime.Clients, peers.Process.MayBeKubelet); like != "" {
 			return fail(mend, "%s is connected to the runtime's %s and not to %s", like, n.config.Runtime.Endpoint, n.listen())
 		}
-		return warn("", "no kubelet is connected to %s, and whether one runs cannot be told: %v", n.listen(), err)
+		return warn("see the finding about units; if a kubelet runs here: "+mend, "no kubelet is connected to %s, and whether one runs cannot be told: %v", n.listen(), err)
 	case u.Active != "active":
 		return warn("systemctl status "+u.Name, "%s is %s, so it is not connected", u.Name, u.Active)
 	}

@@ -92,7 +92,7 @@ func dropIn(ctx context.Context, n *node) Finding {
 	there, err := n.tree.Exists(want)
 	switch {
 	case err != nil:
-		return warn("", "%v", err)
+		return warn(asRoot, "%s cannot be looked at: %v", want, why(err))
 	case !there:
 		return fail(installAgain, "%s is gone, as on a node that loses /etc at reboot: kubelet may start before the socket is there", want)
 	case !slices.Contains(u.DropInPaths, want):
@@ -107,7 +107,7 @@ func installed(_ context.Context, n *node) Finding {
 	case n.stateErr != nil:
 		return warn(installAgain, "%v", n.stateErr)
 	case n.state == nil:
-		return warn("", "nothing tells of an installation by cosentry install, so it cannot be told whether its files are whole")
+		return warn(installAgain+"; where it was put there by hand, that is known to who did it", "nothing tells of an installation by cosentry install, so it cannot be told whether its files are whole")
 	case n.state.Phase != host.Installed:
 		return fail("cosentry install, or cosentry uninstall, which carry on where it stopped", "the state says %s since %s: a run was stopped in the middle, or goes on now", n.state.Phase, n.state.Changed)
 	}
@@ -118,7 +118,7 @@ func installed(_ context.Context, n *node) Finding {
 		}
 		link, err := n.tree.Readlink(r.Path)
 		if err != nil {
-			return warn("", "%v", err)
+			return warn(asRoot, "%s cannot be looked at: %v", r.Path, why(err))
 		}
 		if r.Link != "" {
 			if there, _ := n.tree.Exists(r.Path); !there {
@@ -131,7 +131,7 @@ func installed(_ context.Context, n *node) Finding {
 		data, err := n.tree.Read(r.Path)
 		switch {
 		case err != nil:
-			return warn("", "%v", err)
+			return warn(asRoot, "%s cannot be looked at: %v", r.Path, why(err))
 		case data == nil:
 			gone = append(gone, r.Path)
 		case files.Hash(data) != r.SHA256:
