@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/cosentry/cosentry/agent/cluster"
+	"github.com/cosentry/cosentry/agent/config"
 	"github.com/cosentry/cosentry/agent/sight"
 	"github.com/cosentry/cosentry/agent/sync"
 	"github.com/cosentry/cosentry/verify/policy"
@@ -30,8 +31,11 @@ the node's own policies. The folder only ever changes to what the API server sai
 API server that is gone, a kind that was removed or may not be read, and an object that an agent could not load leave it
 as it was.
 
+Namespaces are watched where namespaces.enforce is labelled in the settings, or there are none. A kind that the cluster
+does not have is looked for again, at first each minute and later each quarter of an hour.
+
 It runs in a pod of the DaemonSet, as the pod's service account, until SIGTERM. Of the settings it goes by
-clusterPolicies.publicKey and log.`,
+clusterPolicies.publicKey, namespaces.enforce and log.`,
 		Example: "  cosentry sync --dir /cluster\n  cosentry sync --kubeconfig ~/.kube/config --dir /tmp/cluster",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -51,11 +55,12 @@ clusterPolicies.publicKey and log.`,
 			if err != nil {
 				return err
 			}
-			config, err := apiServer(kubeconfig)
+			server, err := apiServer(kubeconfig)
 			if err != nil {
 				return err
 			}
-			return bring(cmd.Context(), config, dir, addresses{listen, health}, keys, log)
+			o := sync.Options{Dir: dir, Signed: keys != nil, Namespaces: wantsNamespaces(path, c), Log: log}
+			return bring(cmd.Context(), server, o, addresses{listen, health}, keys)
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", cluster.DefaultDir, "folder to write to")
@@ -85,25 +90,29 @@ func apiServer(kubeconfig string) (c *rest.Config, err error) {
 // addresses are where a command of the pod shows its metrics, to the network, and its health, to kubelet.
 type addresses struct{ metrics, health string }
 
+// wantsNamespaces reports whether an agent with the settings at path may go by namespaces' labels. A labelled file that lies elsewhere may
+// be a link to the cluster's; without settings nobody knows.
+func wantsNamespaces(path string, c config.Config) bool {
+	return path == "" || c.Namespaces.Enforce.Mode == config.ScopeLabelled
+}
+
 // bring syncs until ctx ends.
-func bring(ctx context.Context, c *rest.Config, dir string, show addresses, keys []policy.PublicKey, log *slog.Logger) error {
-	api, err := sync.NewAPI(c, "cosentry/"+buildVersion())
+func bring(ctx context.Context, c *rest.Config, o sync.Options, show addresses, keys []policy.PublicKey) (err error) {
+	if o.API, err = sync.NewAPI(c, "cosentry/"+buildVersion()); err != nil {
+		return err
+	}
+	o.Load = func(folder string) error {
+		ctx, cancel := context.WithTimeout(ctx, loadTime)
+		defer cancel()
+		_, err := cluster.LoadSet(ctx, folder, keys)
+		return err
+	}
+	log := o.Log
+	s, err := sync.New(ctx, o)
 	if err != nil {
 		return err
 	}
-	s, err := sync.New(ctx, sync.Options{
-		API: api, Dir: dir, Signed: keys != nil, Log: log,
-		Load: func(folder string) error {
-			ctx, cancel := context.WithTimeout(ctx, loadTime)
-			defer cancel()
-			_, err := cluster.LoadSet(ctx, folder, keys)
-			return err
-		},
-	})
-	if err != nil {
-		return err
-	}
-	log.Info("bringing the cluster's documents", "dir", dir, "apiServer", c.Host, "version", buildVersion())
+	log.Info("bringing the cluster's documents", "dir", o.Dir, "namespaces", o.Namespaces, "apiServer", c.Host, "version", buildVersion())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.Run(ctx) })
 	if show.metrics != "" {

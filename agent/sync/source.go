@@ -38,11 +38,17 @@ func states() []State { return []State{Waiting, Live, Absent, Refused, Unreachab
 // maxObjects bounds what one source holds. A cluster is made for ten thousand namespaces.
 const maxObjects = 64 << 10
 
-// sourcePace is how long is waited before it is tried again: first after an error, doubled up to last; absent where the
-// API server has said that there is no such thing or that it may not be read, which a person mends.
-type sourcePace struct{ first, last, absent time.Duration }
+// sourcePace is how long is waited before it is tried again.
+type sourcePace struct {
+	// first is after an error, doubled up to last.
+	first, last time.Duration
+	// told is where the API server has said that something may not be read, or that there is no such kind, which a person
+	// mends. Where there is no such kind it is doubled up to longest: on ten thousand nodes of a cluster that never has
+	// it, what is asked for each minute is a load that never ends.
+	told, longest time.Duration
+}
 
-var usualPace = sourcePace{time.Second, 30 * time.Second, time.Minute}
+var usualPace = sourcePace{first: time.Second, last: 30 * time.Second, told: time.Minute, longest: 15 * time.Minute}
 
 // source lists and watches one thing and holds what the API server says. client-go's reflector does it, which says
 // nothing of its errors; so its calls are looked at on their way.
@@ -51,8 +57,12 @@ type source struct {
 	calls   []calls
 	log     *slog.Logger
 	changed func()
-	now     func() time.Time
-	pace    func() sourcePace
+	// appeared tells that a kind is there that was not; nil: nobody is told.
+	appeared func()
+	// look has one value where the kind should be looked for now.
+	look chan struct{}
+	now  func() time.Time
+	pace func() sourcePace
 
 	mu      gosync.Mutex
 	objects map[cluster.Object]metav1.Object
@@ -92,21 +102,43 @@ func (s *source) run(ctx context.Context) {
 	ctx = klog.NewContext(ctx, klog.Logger{}) // what there is to say is said here
 	silent := klog.Logger{}
 	r := cache.NewReflectorWithOptions(s, nil, s, cache.ReflectorOptions{Name: s.name, TypeDescription: s.name, Logger: &silent})
-	for failures := 0; ctx.Err() == nil; failures++ {
+	failures, absences := 0, 0 // in a row
+	for ; ctx.Err() == nil; failures++ {
 		if err := r.ListAndWatchWithContext(ctx); err == nil {
 			failures = 0 // it was watched for a while
 		}
 		p, wait := s.pace(), time.Duration(0)
-		switch state := s.view().state; {
-		case state == Absent || state == Refused:
-			wait = p.absent
+		switch s.view().state {
+		case Absent:
+			wait = doubled(p.told, absences, p.longest)
+			absences++
+		case Refused:
+			wait, absences = p.told, 0
 		default:
-			wait = min(p.last, p.first<<min(failures, 16))
+			wait, absences = doubled(p.first, failures, p.last), 0
 		}
 		select {
 		case <-ctx.Done():
+		case <-s.look:
+			absences = 0
 		case <-time.After(wait/2 + rand.N(wait/2+1)): // many nodes are not to ask at once
 		}
+	}
+}
+
+// doubled is d, doubled so many times, and most at most.
+func doubled(d time.Duration, times int, most time.Duration) time.Duration {
+	return min(most, d<<min(times, 16))
+}
+
+// lookNow has an absent kind looked for now, and soon again. It does not wait.
+func (s *source) lookNow() {
+	if s.view().state != Absent {
+		return
+	}
+	select {
+	case s.look <- struct{}{}:
+	default:
 	}
 }
 
@@ -160,6 +192,9 @@ func (s *source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (wa
 	if before != Live {
 		s.log.Info("changes in the cluster arrive", "what", s.name)
 		s.changed()
+	}
+	if before == Absent && s.appeared != nil {
+		s.appeared()
 	}
 	return w, nil
 }

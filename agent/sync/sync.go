@@ -67,7 +67,10 @@ type Options struct {
 	// ConfigMaps of the cluster then, so none are read; and what is not signed is no reason not to go on, because they
 	// leave it out.
 	Signed bool
-	Log    *slog.Logger
+	// Namespaces says that the namespaces' labels are wanted. Where they are not, the set has no file of them, so that whoever
+	// goes by them all the same judges in all namespaces: every node of a large cluster would hold them all for nothing.
+	Namespaces bool
+	Log        *slog.Logger
 }
 
 // Sync brings the cluster's documents to a node.
@@ -110,7 +113,12 @@ func New(ctx context.Context, o Options) (*Sync, error) {
 	s.kinds = map[string]*source{
 		policies:   s.newSource(policies, o.API.of(allOf(group, policies, "v1beta1", "v1alpha1"))),
 		trustRoots: s.newSource(trustRoots, o.API.of(allOf(group, trustRoots, "v1alpha1"))),
-		namespaces: s.newSource(namespaces, o.API.namesOf(schema.GroupVersionResource{Version: "v1", Resource: namespaces})),
+	}
+	for _, k := range s.kinds {
+		k.appeared = s.lookForAll
+	}
+	if o.Namespaces {
+		s.kinds[namespaces] = s.newSource(namespaces, o.API.namesOf(schema.GroupVersionResource{Version: "v1", Resource: namespaces}))
 	}
 	s.metrics.watch(s.kinds)
 	s.round.Store(time.Now().UnixNano())
@@ -118,7 +126,17 @@ func New(ctx context.Context, o Options) (*Sync, error) {
 }
 
 func (s *Sync) newSource(name string, calls []calls) *source {
-	return &source{name: name, calls: calls, log: s.o.Log, changed: s.signal, now: time.Now, pace: func() sourcePace { return s.pace.source }}
+	return &source{
+		name: name, calls: calls, log: s.o.Log, changed: s.signal, look: make(chan struct{}, 1), now: time.Now,
+		pace: func() sourcePace { return s.pace.source },
+	}
+}
+
+// lookForAll has kinds looked for that are not there: where one is defined, others are about to be.
+func (s *Sync) lookForAll() {
+	for _, k := range s.kinds {
+		k.lookNow()
+	}
 }
 
 // signal wakes the loop. It does not wait.

@@ -52,6 +52,11 @@ func (l *lockedBuffer) String() string {
 // start starts a sync that writes to dir.
 func start(t *testing.T, a *apiServer, dir string, keys ...policy.PublicKey) *node {
 	t.Helper()
+	return startWith(t, a, dir, true, keys...)
+}
+
+func startWith(t *testing.T, a *apiServer, dir string, namespaces bool, keys ...policy.PublicKey) *node {
+	t.Helper()
 	api, err := NewAPI(&rest.Config{Host: a.URL}, "test")
 	if err != nil {
 		t.Fatal(err)
@@ -59,14 +64,14 @@ func start(t *testing.T, a *apiServer, dir string, keys ...policy.PublicKey) *no
 	n := &node{t: t, dir: dir, log: &lockedBuffer{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	n.sync, err = New(ctx, Options{
-		API: api, Dir: dir, Signed: keys != nil, Log: slog.New(slog.NewTextHandler(n.log, nil)),
+		API: api, Dir: dir, Signed: keys != nil, Namespaces: namespaces, Log: slog.New(slog.NewTextHandler(n.log, nil)),
 		Load: func(folder string) error { _, err := cluster.LoadSet(ctx, folder, keys); return err },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	n.sync.pace = pace{settle: 5 * time.Millisecond, patience: 50 * time.Millisecond, recheck: 20 * time.Millisecond, firstAnswer: time.Second,
-		source: sourcePace{time.Millisecond, 10 * time.Millisecond, 10 * time.Millisecond}}
+		source: sourcePace{time.Millisecond, 10 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond}}
 	done := make(chan error, 1)
 	go func() { done <- n.sync.Run(ctx) }()
 	n.stop = gosync.OnceFunc(func() {

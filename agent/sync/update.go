@@ -61,12 +61,19 @@ func (s *Sync) build() (b *built, err error) {
 		b.now, b.there = cluster.Contents{}, false
 	}
 	for _, name := range []string{policies, trustRoots, namespaces} {
-		v := b.views[name]
+		v, watched := b.views[name]
+		if !watched {
+			continue
+		}
 		if v.state == Waiting && !v.known {
 			return b, errNotYet
 		}
-		if v.seen.Before(b.seen) {
-			b.seen = v.seen
+		seen := v.seen
+		if v.state == Absent {
+			seen = seen.Add(s.pace.source.longest) // it is not looked for more often, which is no reason for an alert
+		}
+		if seen.Before(b.seen) {
+			b.seen = seen
 		}
 		if v.state == Live || v.known && (v.state == Unreachable || v.state == Waiting) {
 			continue // what has not been heard for a while is old, which seen tells
@@ -102,12 +109,15 @@ func (s *Sync) documents(b *built) error {
 			}
 		}
 	}
-	if v := b.views[namespaces]; v.known {
+	v, watched := b.views[namespaces]
+	switch {
+	case !watched: // the last known ones would never change again
+	case v.known:
 		var err error
 		if b.next.Namespaces, err = namespaceList(v.objects); err != nil {
 			return fmt.Errorf("writing the namespaces file: %w", err)
 		}
-	} else {
+	default:
 		b.next.Namespaces = b.now.Namespaces
 	}
 	return nil
