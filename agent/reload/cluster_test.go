@@ -7,12 +7,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/cosentry/cosentry/agent/cluster"
+	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/trust"
 )
@@ -247,5 +249,44 @@ func TestWhatIsNotSignedIsToldOf(t *testing.T) {
 	}
 	if !strings.Contains(s.log.String(), "is not taken") {
 		t.Error(s.log.String())
+	}
+}
+
+// Whoever has taken sync over can leave a set that nobody could read to its end. At each start of the agent it is the same as any
+// other that cannot be loaded, and when sync is itself again what it writes is taken.
+func TestASetWithoutEndIsOneThatCannotBeLoaded(t *testing.T) {
+	s := newSite(t)
+	endless := func() {
+		set := filepath.Join(s.dir, cluster.Sets, "endless")
+		first := filepath.Join(set, cluster.Policies, "0")
+		must(t, errors.Join(os.RemoveAll(set), os.MkdirAll(filepath.Dir(first), 0o700), os.WriteFile(first, nil, 0o600)))
+		for i := range limits.SyncedEntries.Max() + 1 {
+			must(t, os.Link(first, filepath.Join(set, cluster.Policies, strconv.Itoa(int(i)+1))))
+		}
+		current := filepath.Join(s.dir, cluster.Current)
+		must(t, os.RemoveAll(current))
+		must(t, os.Symlink(cluster.Sets+"/endless", current))
+	}
+	endless()
+	s.Start(time.Minute)
+	s.check(t, "at the start", "", true, ClusterBroken)
+	if broken := s.State().Broken; !strings.Contains(broken, "is exceeded") {
+		t.Error(broken)
+	}
+	s.write(t, document("one"))
+	s.Load()
+	s.check(t, "a good one", "one", false, ClusterGood)
+	endless()
+	s.Load()
+	s.check(t, "another", "one", false, ClusterBroken)
+	s.write(t, document("two"))
+	s.Load()
+	s.check(t, "a good one again", "two", false, ClusterGood)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
