@@ -27,7 +27,7 @@ type hostFlags struct {
 	root, runtime, kubelet   string
 	mode, settings, policies string
 	healthz                  string
-	weaken                   bool
+	weaken, again            bool
 }
 
 func (f *hostFlags) add(cmd *cobra.Command) {
@@ -61,7 +61,10 @@ What fails is put back. What is as it should be is left alone, so it can be done
 binary it is an upgrade, which restarts the agent and keeps its socket. Settings and policies of the owner's are
 never overwritten; new settings say mode observe, which refuses nothing. Once a node enforces, --settings can
 make it stricter and not looser: what would loosen it is named, and left out as a whole.
-Exit status: 0 installed, 2 not installed.`,
+An upgrade that did not prove itself is not tried again for a while, unless --again is given. Where a person
+took cosentry off the node, a container (--host-root) says so and installs nothing: supervise shows that node as
+removed. Run by a person on the node it is installed again.
+Exit status: 0 installed, or left alone because a person took it off; 2 not installed.`,
 		Example: "  cosentry install --dry-run\n  cosentry install\n  cosentry install --host-root /host --settings /config/config.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -82,7 +85,11 @@ Exit status: 0 installed, 2 not installed.`,
 			}
 			defer h.Close()
 			if !dryRun {
-				return h.Install(ctx)
+				err := h.Install(ctx)
+				if errors.Is(err, host.ErrTakenOff) {
+					_, err = fmt.Fprintf(cmd.OutOrStdout(), "NOT INSTALLED: %v\n", err)
+				}
+				return err
 			}
 			p, err := h.Plan(ctx)
 			if err != nil {
@@ -93,6 +100,7 @@ Exit status: 0 installed, 2 not installed.`,
 	}
 	f.addInstall(cmd)
 	cmd.Flags().BoolVar(&f.weaken, "weaken", false, "take --settings also where they loosen what this node enforces; on the node itself only")
+	cmd.Flags().BoolVar(&f.again, "again", false, "try an upgrade again that did not prove itself a short time ago")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be done, with the diff of every file, and do nothing")
 	cmd.Flags().StringVar(&binary, "binary", "", "install this file instead of the binary that runs")
 	cmd.Flags().DurationVar(&timeout, "timeout", 8*time.Minute, "give up after this, and put back what was changed")
@@ -129,6 +137,7 @@ func (f *hostFlags) options(ctx context.Context, out io.Writer) (host.Options, e
 	return host.Options{
 		Root: root, Runtime: f.runtime, Kubelet: f.kubelet, Mode: f.mode,
 		Binary: "/proc/self/exe", Version: buildVersion(), Settings: f.settings, Weaken: f.weaken, Policies: f.policies,
+		Person: root == "/", Again: f.again,
 		Systemd: sd, Proofs: hostProofs{root: root, healthz: f.healthz}, Out: out,
 	}, nil
 }
@@ -170,18 +179,27 @@ func (p hostProofs) Canary(ctx context.Context, socket string) error {
 	return nil
 }
 
-// Connected says whether a process of the unit is a client of the socket.
+// Connected says whether the kubelet of the unit is a client of the socket. Another process in its control group is not it.
 func (p hostProofs) Connected(ctx context.Context, socket, unit string) (bool, error) {
 	s, err := peers.Inspect(ctx, p.root, socket)
 	if err != nil {
 		return false, err
 	}
 	for _, c := range s.Clients {
-		if c.Unit == unit {
+		if c.Unit == unit && c.IsKubelet() {
 			return true, nil
 		}
 	}
 	return false, nil
+}
+
+// Ready asks the agent, if it serves HTTP.
+func (p hostProofs) Ready(ctx context.Context) error {
+	_, err := agentAt{hostProofs: p}.get(ctx, "/readyz")
+	if errors.Is(err, errNoAddress) {
+		return nil
+	}
+	return err
 }
 
 // Healthy asks kubelet.

@@ -18,7 +18,9 @@ func uninstallCommand() *cobra.Command {
 		Short: "Give this host's kubelet its runtime back and remove cosentry",
 		Long: `Point kubelet at the runtime itself and prove that it is well there, then stop the agent and remove its
 units, its binary and what it kept. The settings in /etc/cosentry and the audit log in /var/log/cosentry stay
-unless --purge is given. It can be done again, and after an installation that was stopped halfway.
+unless --purge is given. It can be done again, and after an installation that was stopped halfway. A full or read-only
+disk does not keep kubelet from going back. Run on the node itself it leaves `+host.OffFile+`,
+which keeps the node's pod from installing it again; with --purge it leaves nothing, and a pod that starts anew installs it.
 Exit status: 0 uninstalled, 2 not uninstalled.`,
 		Example: "  cosentry uninstall\n  cosentry uninstall --host-root /host --purge",
 		Args:    cobra.NoArgs,

@@ -20,9 +20,15 @@ type Fault struct {
 	Why string
 }
 
-// What may be wrong.
+// What may be wrong. The first group keeps from installing again: somebody has to do something about it first.
 const (
-	FaultHost     = "host"     // it cannot be looked at: no runtime, no systemd, a kubelet that cannot be understood
+	FaultHost    = "host"    // it cannot be looked at: no systemd, a state that cannot be read
+	FaultLayout  = "layout"  // where kubelet is told its runtime cannot be understood, or not be changed
+	FaultRuntime = "runtime" // it does not answer
+	FaultInvalid = "invalid" // settings that no agent could start with on this host
+	FaultRoom    = "room"    // too little, or read-only, for what is to be mended
+	FaultUnsafe  = "unsafe"  // others than root can write to where the binary is to be written
+
 	FaultBinary   = "binary"   // lost, changed, or another in its place
 	FaultSettings = "settings" // lost, or another version of them is to be installed
 	FaultUnits    = "units"    // lost or changed
@@ -34,9 +40,12 @@ const (
 	FaultOffered  = "offered"  // the settings that are offered are not taken: they are weaker than the node's, or faulty
 )
 
+// stuck are the faults that no installation mends.
+var stuck = [...]string{FaultHost, FaultLayout, FaultRuntime, FaultInvalid, FaultRoom, FaultUnsafe}
+
 // AllFaults are all values of Fault.What.
 func AllFaults() []string {
-	return []string{FaultHost, FaultBinary, FaultSettings, FaultUnits, FaultSocket, FaultAgent, FaultDropIn, FaultEndpoint, FaultKubelet, FaultOffered}
+	return append(stuck[:len(stuck):len(stuck)], FaultBinary, FaultSettings, FaultUnits, FaultSocket, FaultAgent, FaultDropIn, FaultEndpoint, FaultKubelet, FaultOffered)
 }
 
 // Health is what a look at an installation found.
@@ -44,8 +53,8 @@ type Health struct {
 	Phase  Phase
 	Agent  Binary
 	Faults []Fault
-	// Gone says that there is neither a state nor anything else of cosentry: it was taken off.
-	Gone bool
+	// Left says that cosentry was taken off on purpose: by a person, by a run that is under way, or without a trace.
+	Left bool
 }
 
 // Whole says that the installation is as it should be. That other settings are offered than it takes is none of its faults, and to
@@ -56,7 +65,7 @@ func (h Health) Whole() bool {
 
 // Repairable says that an installation would mend what is wrong.
 func (h Health) Repairable() bool {
-	return !h.Whole() && !slices.ContainsFunc(h.Faults, func(f Fault) bool { return f.What == FaultHost })
+	return !h.Whole() && !slices.ContainsFunc(h.Faults, func(f Fault) bool { return slices.Contains(stuck[:], f.What) })
 }
 
 // Look compares the host with what an installation would make of it, and changes nothing.
@@ -67,13 +76,20 @@ func (h *Host) Look(ctx context.Context) Health {
 		return Health{Faults: []Fault{{FaultHost, err.Error()}}}
 	}
 	health := Health{Phase: s.Phase, Agent: s.Agent}
-	p, err := h.remembering(s).installed(s).plan(ctx, s)
-	if err != nil {
-		health.Faults = []Fault{{FaultHost, err.Error()}}
+	if h.takenOff() || s.Phase == Uninstalling || err == nil && h.gone(s) {
+		health.Left = true
 		return health
 	}
-	health.Faults = p.faults()
-	health.Gone = s.Phase == "" && err == nil && p.untouched()
+	p, problems := h.remembering(s).installed(s).survey(ctx, s)
+	if len(problems) == 0 {
+		if why := h.allowed(s, &p); why != nil {
+			problems = append(problems, *why)
+		}
+	}
+	for _, one := range problems {
+		health.Faults = append(health.Faults, Fault{one.what, one.err.Error()})
+	}
+	health.Faults = append(health.Faults, p.faults()...)
 	return health
 }
 
@@ -95,16 +111,13 @@ func (h *Host) installed(s State) *Host {
 	return &other
 }
 
-// Repair installs what is installed once more.
+// Repair installs what is installed once more, unless it was taken off.
 func (h *Host) Repair(ctx context.Context) error {
 	s, err := h.loadOrBegin()
 	if err != nil {
 		return err
 	}
-	if s.Phase == Uninstalling {
-		return errors.New("cosentry is being taken off this host")
-	}
-	return h.installed(s).Install(ctx)
+	return h.installed(s).install(ctx, true)
 }
 
 // faults says in words what a plan would change.
@@ -142,12 +155,6 @@ func (p Plan) faults() (all []Fault) {
 		add(FaultKubelet, "kubelet: "+p.Restart)
 	}
 	return all
-}
-
-// untouched says that nothing of cosentry is on the host.
-func (p Plan) untouched() bool {
-	return p.Copy && len(p.DropIn) == 1 && p.DropIn[0].Before == nil && len(p.Units) == 2 && p.Units[0].Before == nil && p.Units[1].Before == nil &&
-		!ours(p.Facts.Endpoint.Runtime) && !ours(p.Facts.Endpoint.Image)
 }
 
 // Keep has what is kept of a host that is well be as the host is: the copy of the owner's settings, for a boot that loses /etc, and

@@ -48,9 +48,14 @@ const (
 	commandLink = "/usr/local/bin/cosentry"
 )
 
-// binDirs are where the binary may be, the first that fits is taken. On GKE's Container-Optimized OS / is read-only and
-// nothing below /var may be executed.
-var binDirs = [...]string{"/home/kubernetes/bin", "/opt/cosentry/bin"}
+// Where the binary may be. On GKE's Container-Optimized OS / is read-only and nothing below /var may be executed. Elsewhere
+// /home/kubernetes is the home of a user of that name.
+const (
+	gkeBinDir = "/home/kubernetes/bin"
+	optBinDir = "/opt/cosentry/bin"
+)
+
+var binDirs = [...]string{gkeBinDir, optBinDir}
 
 // Systemd is a host's systemd. Errors say which unit and why; a unit that is not there is no error of Unit, Stop and Disable.
 type Systemd interface {
@@ -83,6 +88,8 @@ type Proofs interface {
 	Connected(ctx context.Context, socket, unit string) (bool, error)
 	// Healthy returns nil if kubelet says that it is well.
 	Healthy(ctx context.Context) error
+	// Ready returns nil if the agent says that it can judge what it is asked to, or has no address at which to say so.
+	Ready(ctx context.Context) error
 }
 
 // Options are what an installation goes by.
@@ -101,6 +108,10 @@ type Options struct {
 	Settings, Policies string
 	// Weaken has Settings take the place of stricter ones of a node that enforces: the word of the node's owner, which no container may give.
 	Weaken bool
+	// Person says that a person at the node asks, and no container: what that one takes off stays off, and what it installs comes back.
+	Person bool
+	// Again has an upgrade tried that failed a short time ago.
+	Again bool
 
 	Systemd Systemd
 	Proofs  Proofs

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"reflect"
 	"slices"
 
 	"github.com/cosentry/cosentry/agent/host/files"
@@ -23,6 +24,10 @@ type run struct {
 	restarted bool
 	// moved says that this run changed where kubelet's settings lead.
 	moved bool
+	// ready says that the agent has to be: it was before this run, or never proved itself.
+	ready bool
+	// proving says that the new agent runs, or should, and that kubelet was not touched yet.
+	proving bool
 }
 
 // step takes back something that was done.
@@ -38,7 +43,10 @@ func (r *run) undone(what string, do func(context.Context) error) {
 
 // Install puts cosentry on the host, or brings what is there up to date, and proves that it works. If it fails, the host is as it
 // was, or the error says what is not.
-func (h *Host) Install(ctx context.Context) error {
+func (h *Host) Install(ctx context.Context) error { return h.install(ctx, false) }
+
+// install is that, or, mending, one that nobody asked for: it does nothing on a host from which cosentry was taken.
+func (h *Host) install(ctx context.Context, mending bool) error {
 	if err := h.isHost(ctx, &Facts{}); err != nil { // before the lock makes a folder
 		return err
 	}
@@ -51,9 +59,19 @@ func (h *Host) Install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	switch { // known for certain only now: another run may have ended while this one waited
+	case h.takenOff() && (mending || !h.o.Person):
+		return ErrTakenOff
+	case mending && (s.Phase == Uninstalling || h.gone(s)):
+		return errors.New("cosentry was taken off this host, or is being so")
+	}
+	h.sweep(s)
 	h = h.remembering(s)
 	p, err := h.plan(ctx, s)
 	if err != nil {
+		return err
+	}
+	if err := h.refused(s, p); err != nil {
 		return err
 	}
 	for _, one := range p.Warnings {
@@ -84,6 +102,7 @@ func (r *run) stages(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("stage %s: %w", stage.name, err)
 		}
+		r.proving = stage.name == "start" || stage.name == "agent's proof"
 		if err := stage.do(ctx); err != nil {
 			return fmt.Errorf("stage %s: %w", stage.name, err)
 		}
@@ -94,14 +113,18 @@ func (r *run) stages(ctx context.Context) error {
 // begin writes down what this run goes by, and has the agent that ran before run again if it fails.
 func (r *run) begin(ctx context.Context) error {
 	f := r.plan.Facts
-	r.state.MachineID, r.state.Phase = f.MachineID, Installing
+	r.state.MachineID = f.MachineID
+	if !r.plan.Nothing() {
+		r.state.Phase = Installing
+	}
+	r.ready = !r.was.proved() || r.o.Proofs.Ready(ctx) == nil
 	r.state.Runtime, r.state.Socket = f.Runtime, f.Socket
 	r.state.NotTaken = r.plan.NotTaken
 	r.state.Kubelet.Unit, r.state.Kubelet.Layout = f.KubeletUnit, f.Endpoint.Layout
 	if f.KubeletPID != 0 && r.o.Proofs.Healthy(ctx) == nil {
 		r.state.Kubelet.Healthy = true
 	}
-	if err := r.save(&r.state); err != nil {
+	if err := r.saveChanged(); err != nil {
 		return err
 	}
 	r.undone("agent", r.agentBack)
@@ -133,7 +156,20 @@ func (r *run) agentBack(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.proveAgent(ctx, r.plan.Facts, before)
+	return r.proveAgent(ctx, r.plan.Facts, before, false)
+}
+
+// saveChanged writes the state if it is another than the one on disk. A host that is well needs no room to be installed again.
+func (r *run) saveChanged() error {
+	onDisk, err := r.load()
+	if err == nil && onDisk.Phase != "" {
+		now := r.state.clone()
+		now.Format, now.Changed = onDisk.Format, onDisk.Changed
+		if reflect.DeepEqual(now, onDisk) {
+			return nil
+		}
+	}
+	return r.save(&r.state)
 }
 
 // forget has the state be as it was before this run. On a host that had none, nothing of it stays.
@@ -141,7 +177,7 @@ func (r *run) forget() error {
 	if r.was.Phase != "" {
 		return r.save(&r.was)
 	}
-	return errors.Join(r.tree.RemoveAll(socketDir), r.removeState(r.state.Folders))
+	return errors.Join(r.tree.RemoveAll(socketDir), r.tree.RemoveEmpty(auditDir), r.removeState(r.state.Folders))
 }
 
 // write makes a change that this run takes back if it fails.
@@ -192,10 +228,16 @@ func (r *run) unmake(made []string) error {
 func (r *run) finish(ctx context.Context) error {
 	older := r.was.Agent
 	r.state.Phase, r.state.Agent, r.state.Kubelet.Restart = Installed, r.plan.Binary, false
+	if r.plan.upgrade(r.was) != "" {
+		r.state.Refused = nil
+	}
 	if r.o.Proofs.Healthy(ctx) == nil {
 		r.state.Kubelet.Healthy = true
 	}
-	if err := r.save(&r.state); err != nil {
+	if err := r.tree.Remove(OffFile); err != nil {
+		return err
+	}
+	if err := r.saveChanged(); err != nil {
 		return err
 	}
 	if err := r.keep(); err != nil {
@@ -207,6 +249,7 @@ func (r *run) finish(ctx context.Context) error {
 
 // giveUp puts back what this run did, in reverse. It does not end with ctx: who stops an installation wants a host that works.
 func (r *run) giveUp(ctx context.Context, why error) error {
+	r.refuse(ctx, why)
 	r.say("failed: %v", why)
 	r.say("undo: putting back what was changed")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.o.Undo)

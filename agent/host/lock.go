@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cosentry/cosentry/agent/host/files"
 )
 
 // lock keeps installations and uninstallations of one host apart, on the host's own file system, so that it holds between
@@ -49,10 +51,24 @@ func (h *Host) lock(ctx context.Context) (unlock func(), err error) {
 	}, nil
 }
 
+// lockToLeave is lock, but where the disk has no room for one it goes on without: whoever takes cosentry off may do it because of that.
+func (h *Host) lockToLeave(ctx context.Context) (unlock func(), err error) {
+	unlock, err = h.lock(ctx)
+	if files.Full(err) {
+		h.say("warning: no other run is kept away: %v", err)
+		return func() {}, nil
+	}
+	return unlock, err
+}
+
 // tryLock locks the file at here, unless it was removed between: an uninstallation removes it, and a lock on a file that is gone
 // keeps nobody away.
 func tryLock(here string) (_ *os.File, err error) {
-	f, err := os.OpenFile(here, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	const safely = unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	f, err := os.OpenFile(here, os.O_RDWR|os.O_CREATE|safely, 0o600)
+	if errors.Is(err, unix.EROFS) {
+		f, err = os.OpenFile(here, os.O_RDONLY|safely, 0)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock of installations: %w", err)
 	}

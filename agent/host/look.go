@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"regexp"
 	"runtime"
 	"strings"
@@ -35,18 +34,31 @@ type Facts struct {
 	Command bool
 }
 
+// problem is what keeps an installation from being planned or made. What is a word for metrics.
+type problem struct {
+	what string
+	err  error
+}
+
 // look finds out what is to be known before anything is written. s is what is remembered of the host.
-func (h *Host) look(ctx context.Context, s State) (f Facts, err error) {
+func (h *Host) look(ctx context.Context, s State) (f Facts, _ *problem) {
 	if err := h.isHost(ctx, &f); err != nil {
-		return f, err
+		return f, &problem{FaultHost, err}
 	}
 	if err := h.lookAtKubelet(ctx, &f); err != nil {
-		return f, err
+		return f, &problem{FaultLayout, err}
+	}
+	if f.Endpoint.Image != f.Endpoint.Runtime && !ours(f.Endpoint.Image) && !ours(f.Endpoint.Runtime) {
+		return f, &problem{FaultLayout, fmt.Errorf("kubelet (%s) takes images from %s and containers from %s: cosentry stands before one runtime, and to replace both would end that",
+			f.Endpoint.Source, f.Endpoint.Image, f.Endpoint.Runtime)}
 	}
 	if err := h.lookAtRuntime(ctx, s, &f); err != nil {
-		return f, err
+		return f, &problem{FaultRuntime, err}
 	}
-	return f, h.lookForRoom(&f)
+	if err := h.chooseFolders(&f); err != nil {
+		return f, &problem{FaultHost, err}
+	}
+	return f, nil
 }
 
 var machineID = regexp.MustCompile(`^[0-9a-f]{32}$`)
@@ -162,10 +174,6 @@ var sockets = [...]string{"/run/containerd/containerd.sock", "/run/crio/crio.soc
 
 // lookAtRuntime finds the runtime that kubelet uses, or used before the agent came between, and asks it.
 func (h *Host) lookAtRuntime(ctx context.Context, s State, f *Facts) error {
-	if f.Endpoint.Image != f.Endpoint.Runtime && !ours(f.Endpoint.Image) && !ours(f.Endpoint.Runtime) {
-		return fmt.Errorf("kubelet (%s) takes images from %s and containers from %s: cosentry stands before one runtime, and to replace both would end that",
-			f.Endpoint.Source, f.Endpoint.Image, f.Endpoint.Runtime)
-	}
 	socket, err := h.runtimeSocket(ctx, s, f.Endpoint)
 	if err != nil {
 		return err
@@ -234,70 +242,4 @@ func (h *Host) runtimeSocket(ctx context.Context, s State, e kubelet.Endpoint) (
 // ours says whether an endpoint is an agent's.
 func ours(endpoint string) bool {
 	return strings.HasPrefix(strings.TrimPrefix(endpoint, "unix://"), socketDir+"/")
-}
-
-// How much room there must be, in bytes: beside the binary; for units and settings, where /etc may be a small tmpfs; and for
-// state, backups and what the agent keeps.
-const (
-	spareRoom = 32 << 20
-	etcRoom   = 1 << 20
-	stateRoom = 64 << 20
-)
-
-// lookForRoom finds a folder for the binary, and makes sure that what is to be written can be.
-func (h *Host) lookForRoom(f *Facts) error {
-	for _, dir := range binDirs {
-		there, err := h.tree.Exists(dir)
-		if err != nil {
-			return err
-		}
-		if f.BinDir = dir; there { // else the last of them
-			break
-		}
-	}
-	size, err := sizeOf(h.o.Binary)
-	if err != nil {
-		return err
-	}
-	if err := h.room(f.BinDir, size+spareRoom, true); err != nil {
-		return err
-	}
-	for dir, size := range map[string]int64{systemd.Dir: etcRoom, configDir: etcRoom, InstallDir: stateRoom} {
-		if err := h.room(dir, size, false); err != nil {
-			return err
-		}
-	}
-	f.Command = h.room(path.Dir(commandLink), 0, false) == nil
-	return nil
-}
-
-// room says why not so many bytes can be written below dir, or why what is there cannot be executed.
-func (h *Host) room(dir string, bytes int64, execute bool) error {
-	at := dir
-	for ; at != "/"; at = path.Dir(at) {
-		there, err := h.tree.Exists(at)
-		if err != nil {
-			return err
-		}
-		if there {
-			break
-		}
-	}
-	here, err := h.tree.Path(at)
-	if err != nil {
-		return err
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(here, &st); err != nil {
-		return fmt.Errorf("looking for room in %s: %w", dir, err)
-	}
-	switch free := int64(st.Bavail) * st.Bsize; {
-	case st.Flags&unix.ST_RDONLY != 0:
-		return fmt.Errorf("%s is on a file system that is mounted read-only", dir)
-	case execute && st.Flags&unix.ST_NOEXEC != 0:
-		return fmt.Errorf("%s is on a file system from which nothing may be executed (noexec)", dir)
-	case free < bytes:
-		return fmt.Errorf("%s has %d MiB left, and %d MiB are needed", dir, free>>20, bytes>>20)
-	}
-	return nil
 }

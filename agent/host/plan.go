@@ -52,34 +52,68 @@ func (h *Host) Plan(ctx context.Context) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	return h.remembering(s).plan(ctx, s)
+	p, err := h.remembering(s).plan(ctx, s)
+	if err != nil {
+		return p, err
+	}
+	if h.takenOff() && !h.o.Person {
+		p.Warnings = append(p.Warnings, "nothing of this would be done: "+ErrTakenOff.Error())
+	}
+	if err := h.refused(s, p); err != nil {
+		p.Warnings = append(p.Warnings, "nothing of this would be done: "+err.Error())
+	}
+	return p, nil
 }
 
-func (h *Host) plan(ctx context.Context, s State) (p Plan, err error) {
-	if p.Facts, err = h.look(ctx, s); err != nil {
-		return p, err
+// plan is the plan of an installation that can be made.
+func (h *Host) plan(ctx context.Context, s State) (Plan, error) {
+	p, all := h.survey(ctx, s)
+	if len(all) > 0 {
+		return p, all[0].err
+	}
+	if why := h.allowed(s, &p); why != nil {
+		return p, why.err
+	}
+	return p, nil
+}
+
+// survey finds out what an installation would do, and what keeps it from that. Settings that are faulty do not keep it from looking at
+// the rest: kubelet may be on another way meanwhile.
+func (h *Host) survey(ctx context.Context, s State) (p Plan, all []problem) {
+	f, why := h.look(ctx, s)
+	p.Facts = f
+	if why != nil {
+		return p, []problem{*why}
 	}
 	if s.MachineID != "" && s.MachineID != p.Facts.MachineID {
 		p.Warnings = append(p.Warnings, fmt.Sprintf(
 			"the state in %s is of machine %s and this is %s, as after a disk was copied: what it says is only used where the files are as it wrote them",
 			InstallDir, s.MachineID, p.Facts.MachineID))
 	}
-	if err := h.planBinary(&p); err != nil {
-		return p, err
-	}
-	if err := h.planSettings(s, &p); err != nil {
-		return p, err
+	for _, one := range []struct {
+		what string
+		do   func() error
+		on   bool // the rest can be looked at all the same
+	}{
+		{FaultHost, func() error { return h.planBinary(&p) }, false},
+		{FaultInvalid, func() error { return h.planSettings(s, &p) }, true},
+		{FaultHost, func() error { return h.planUnits(&p) }, false},
+		{FaultHost, func() error { return h.planStart(ctx, s, &p) }, false},
+		{FaultLayout, func() error { return h.planKubelet(ctx, s, &p) }, false},
+	} {
+		err := one.do()
+		if err == nil {
+			continue
+		}
+		all = append(all, problem{one.what, err})
+		if !one.on {
+			return p, all
+		}
 	}
 	if len(p.NotTaken) > 0 {
 		p.Warnings = append(p.Warnings, h.notTaken(p.NotTaken))
 	}
-	if err := h.planUnits(&p); err != nil {
-		return p, err
-	}
-	if err := h.planStart(ctx, s, &p); err != nil {
-		return p, err
-	}
-	return p, h.planKubelet(ctx, s, &p)
+	return p, all
 }
 
 // planUnits splits what package systemd has for this host into units and kubelet's drop-in.
@@ -154,6 +188,12 @@ func (h *Host) planStart(ctx context.Context, s State, p *Plan) error {
 		p.Start = fmt.Sprintf("%s runs and %s shall", path.Base(running), path.Base(p.Binary.Path))
 	case s.Phase == Installing:
 		p.Start = "an installation was stopped halfway"
+	default:
+		lost, err := h.foldersLost(s)
+		if lost != "" {
+			p.Start = "its folder " + lost + " was lost"
+		}
+		return err
 	}
 	return nil
 }

@@ -9,8 +9,9 @@ import (
 )
 
 // proveAgent makes sure that on the agent's socket the runtime answers, that what answers is the binary b, and that an unsigned image
-// comes to an end there. kubelet has not been touched.
-func (h *Host) proveAgent(ctx context.Context, f Facts, b Binary) error {
+// comes to an end there. kubelet has not been touched. An agent that is not ready, as without policies, proves nothing; only where
+// it was not before either, and kubelet would be left without it, is that a warning.
+func (h *Host) proveAgent(ctx context.Context, f Facts, b Binary, ready bool) error {
 	here, err := h.tree.Path(f.Socket)
 	if err != nil {
 		return err
@@ -33,10 +34,16 @@ func (h *Host) proveAgent(ctx context.Context, f Facts, b Binary) error {
 		if a.name() != f.Runtime.Name || a.version != f.Runtime.Version {
 			return fmt.Errorf("on %s %.64s %.64s answers, and the runtime is %s %s", f.Socket, a.runtime, a.version, f.Runtime.Name, f.Runtime.Version)
 		}
-		return nil
+		if !ready {
+			return nil
+		}
+		return h.o.Proofs.Ready(ctx)
 	})
 	if err != nil {
 		return fmt.Errorf("proving that the agent answers for the runtime: %w", err)
+	}
+	if err := h.o.Proofs.Ready(ctx); err != nil {
+		h.say("warning: the agent is not ready, as it was not before: %v", err)
 	}
 	if err := h.o.Proofs.Canary(ctx, here); err != nil {
 		return fmt.Errorf("proving that the agent meets an unsigned image: %w", err)

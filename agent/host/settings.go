@@ -66,8 +66,9 @@ func (h *Host) planSettings(s State, p *Plan) error {
 			return fmt.Errorf("settings %s: %w", ConfigFile, err)
 		}
 	}
-	if now == nil && s.MachineID == "" && h.o.Policies != "" {
-		policies, err := h.planPolicies()
+	// Until an agent proved itself, what is there of ours may be half of what a run that was killed had to write.
+	if h.o.Policies != "" && (now == nil || !s.proved() && s.ownsSettings(now)) {
+		policies, err := h.planPolicies(s)
 		if err != nil {
 			return err
 		}
@@ -202,11 +203,21 @@ func fits(text []byte, f Facts) error {
 	return nil
 }
 
-// planPolicies are the first policies of a host that has none.
-func (h *Host) planPolicies() (all []files.Change, err error) {
+// planPolicies are the first policies of a host that has none but those that a run before this one wrote.
+func (h *Host) planPolicies(s State) (all []files.Change, err error) {
 	there, err := h.tree.List(PoliciesDir)
-	if err != nil || len(there) > 0 {
+	if err != nil {
 		return nil, err
+	}
+	for _, e := range there {
+		p := path.Join(PoliciesDir, e.Name())
+		now, err := h.tree.Read(p)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(s.Files, func(r Record) bool { return r.Path == p && r.wrote(now, "") }) {
+			return nil, nil
+		}
 	}
 	given, err := os.ReadDir(h.o.Policies)
 	if err != nil {
@@ -224,7 +235,13 @@ func (h *Host) planPolicies() (all []files.Change, err error) {
 		if data == nil {
 			data = []byte{}
 		}
-		all = append(all, files.Change{Path: path.Join(PoliciesDir, e.Name()), After: data})
+		c, err := h.change(path.Join(PoliciesDir, e.Name()), data)
+		if err != nil {
+			return nil, err
+		}
+		if !c.Nothing() {
+			all = append(all, c)
+		}
 	}
 	return all, nil
 }

@@ -47,11 +47,9 @@ func (r *run) folder(p string) error {
 }
 
 func (r *run) settings(context.Context) error {
-	if r.was.MachineID == "" {
-		// Without the folder there are no policies, which is an error; with an empty one there are none yet.
-		if err := r.folder(PoliciesDir); err != nil {
-			return err
-		}
+	// Without the folder there are no policies, which is an error; with an empty one there are none yet.
+	if err := r.folder(PoliciesDir); err != nil {
+		return err
 	}
 	for _, c := range r.plan.Settings {
 		if err := r.write(stageSettings, c); err != nil {
@@ -152,7 +150,7 @@ func (r *run) noteWants() error {
 }
 
 func (r *run) agentProof(ctx context.Context) error {
-	return r.proveAgent(ctx, r.plan.Facts, r.plan.Binary)
+	return r.proveAgent(ctx, r.plan.Facts, r.plan.Binary, r.ready)
 }
 
 // kubelet has kubelet use the socket. It is restarted if it does not.

@@ -35,6 +35,8 @@ type State struct {
 
 	// Agent is the binary that proved itself last; an upgrade that does not goes back to it.
 	Agent Binary `json:"agent,omitzero"`
+	// Refused is the upgrade that failed last.
+	Refused *Refused `json:"refused,omitempty"`
 	// Runtime is what is behind the agent.
 	Runtime Runtime `json:"runtime,omitzero"`
 	// Socket is the agent's.
@@ -116,6 +118,9 @@ func (h *Host) load() (State, error) {
 	}
 	return s, nil
 }
+
+// proved says that an agent once proved itself on this host: its first installation is over.
+func (s State) proved() bool { return s.Agent.Path != "" }
 
 // brokenState says that there is a state file that is none.
 type brokenState struct{ err error }

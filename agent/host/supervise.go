@@ -20,7 +20,8 @@ type Supervisor struct {
 	Host Watcher
 	Log  *slog.Logger
 	// Every is how often it looks, Patience how many looks in a row must find a fault before it is mended: a kubelet or an agent that is
-	// being started is none. Mending is put off longer each time that it fails, up to Longest.
+	// being started is none. Mending is put off longer each time that it fails, or that the same comes back within an hour, up to Longest:
+	// where another program writes the same files, kubelet must not be restarted all the time.
 	Every    time.Duration
 	Patience int
 	Longest  time.Duration
@@ -40,8 +41,6 @@ type Seen struct {
 	Repaired, Failed int
 	// Last is why the last mending failed; empty if it did not.
 	Last string
-	// Left says that cosentry was taken off, and that this host is left alone.
-	Left bool
 }
 
 // Seen is what it knows now.
@@ -61,7 +60,7 @@ func (s *Supervisor) know(f func(*Seen)) {
 func (s *Supervisor) Run(ctx context.Context) error {
 	tick := time.NewTicker(s.Every)
 	defer tick.Stop()
-	var p pace
+	p := pace{clock: time.Now}
 	for {
 		s.once(ctx, &p)
 		select {
@@ -77,9 +76,45 @@ type pace struct {
 	inRow   int           // looks that found a fault
 	delay   time.Duration // after the last failure
 	after   time.Time     // nothing is mended before
-	was     bool          // there was an installation
+	mended  map[string]mended
+	clock   func() time.Time
 	said    string
 	keeping string
+}
+
+// mended is when a fault was last mended, and how long it is put off if it comes back.
+type mended struct {
+	at    time.Time
+	delay time.Duration
+}
+
+// soon is within what time a fault is one that came back.
+const soon = time.Hour
+
+// put says until when it is put off to mend these faults.
+func (p *pace) put(faults []Fault) (until time.Time) {
+	for _, f := range faults {
+		if m, ok := p.mended[f.What]; ok && m.at.Add(m.delay).After(until) {
+			until = m.at.Add(m.delay)
+		}
+	}
+	return until
+}
+
+// note remembers that these faults were mended.
+func (p *pace) note(faults []Fault, first, longest time.Duration) {
+	now := p.clock()
+	if p.mended == nil {
+		p.mended = map[string]mended{}
+	}
+	for _, f := range faults {
+		m, ok := p.mended[f.What]
+		if !ok || now.Sub(m.at) > soon+m.delay {
+			p.mended[f.What] = mended{at: now}
+			continue
+		}
+		p.mended[f.What] = mended{at: now, delay: min(max(2*m.delay, first), longest)}
+	}
 }
 
 // once looks once, and mends what is to be mended.
@@ -88,36 +123,35 @@ func (s *Supervisor) once(ctx context.Context, p *pace) {
 	if ctx.Err() != nil {
 		return
 	}
-	left := health.Phase == Uninstalling || p.was && health.Gone
-	p.was = p.was || health.Phase == Installed
-	s.know(func(now *Seen) { now.Health, now.At, now.Left = health, time.Now(), left })
-	s.tell(p, health, left)
-	if left || health.Whole() {
+	s.know(func(now *Seen) { now.Health, now.At = health, time.Now() })
+	s.tell(p, health)
+	if health.Left || health.Whole() {
 		p.inRow, p.delay = 0, 0
-		s.keep(ctx, p, left)
+		s.keep(ctx, p, health.Left)
 		return
 	}
-	if p.inRow++; p.inRow < s.Patience || !health.Repairable() || time.Now().Before(p.after) {
+	now := p.clock()
+	if p.inRow++; p.inRow < s.Patience || !health.Repairable() || now.Before(p.after) || now.Before(p.put(health.Faults)) {
 		return
 	}
-	s.repair(ctx, p)
+	s.repair(ctx, p, health.Faults)
 }
 
 // tell logs what changed, and that only.
-func (s *Supervisor) tell(p *pace, health Health, left bool) {
+func (s *Supervisor) tell(p *pace, health Health) {
 	text := ""
 	for _, f := range health.Faults {
 		text += f.What + ": " + f.Why + "; "
 	}
-	if left {
+	if health.Left {
 		text = "left"
 	}
 	if text == p.said {
 		return
 	}
 	switch {
-	case left:
-		s.Log.Warn("cosentry was taken off this host, which is left alone until the next installation")
+	case health.Left:
+		s.Log.Warn("cosentry was taken off this host, which is left alone until the next installation", "where a person did it", OffFile)
 	case text == "":
 		s.Log.Info("the host is as it was installed", "version", health.Agent.Version)
 	default:
@@ -146,7 +180,7 @@ func (s *Supervisor) keep(ctx context.Context, p *pace, left bool) {
 	p.keeping = text
 }
 
-func (s *Supervisor) repair(ctx context.Context, p *pace) {
+func (s *Supervisor) repair(ctx context.Context, p *pace, faults []Fault) {
 	s.Log.Info("installing again")
 	ctx, cancel := context.WithTimeout(ctx, s.RepairTimeout)
 	defer cancel()
@@ -154,12 +188,13 @@ func (s *Supervisor) repair(ctx context.Context, p *pace) {
 	p.inRow = 0
 	if err == nil {
 		p.delay, p.after = 0, time.Time{}
+		p.note(faults, 3*s.Every, s.Longest)
 		s.know(func(now *Seen) { now.Repaired++; now.Last = "" })
 		s.Log.Info("the host was mended")
 		return
 	}
 	p.delay = min(max(2*p.delay, s.Every), s.Longest)
-	p.after = time.Now().Add(p.delay)
+	p.after = p.clock().Add(p.delay)
 	s.know(func(now *Seen) { now.Failed++; now.Last = err.Error() })
 	s.Log.Error("the host could not be mended; it is tried again", "after", p.delay, "error", err)
 }

@@ -16,7 +16,7 @@ func watch(t *testing.T, w *world, version string, edit ...func(*host.Options)) 
 		Host: w.host(version, edit...), Log: slog.New(slog.DiscardHandler),
 		Every: time.Hour, Patience: 2, Longest: time.Hour, RepairTimeout: time.Minute,
 	}
-	return s.Stepwise(t.Context())
+	return s.Stepwise(t.Context(), nil)
 }
 
 func what(seen host.Seen) (all []string) {
@@ -147,7 +147,7 @@ func TestRuntimeThatIsDownIsNoReasonToInstall(t *testing.T) {
 	for range 3 {
 		seen = look()
 	}
-	if got := what(seen); len(got) != 1 || got[0] != host.FaultHost || seen.Failed > 0 || len(w.did()) > 0 {
+	if got := what(seen); len(got) != 1 || got[0] != host.FaultRuntime || seen.Failed > 0 || len(w.did()) > 0 {
 		t.Errorf("%+v", seen)
 	}
 }

@@ -17,11 +17,14 @@ import (
 // Uninstall takes cosentry off the host: kubelet goes back to the runtime and proves that it runs there, then the agent goes, then
 // the files. The owner's settings and the audit log stay unless purge. It can be done again, after an installation that was stopped
 // halfway as well, and without a state as far as the host itself tells what to do.
+//
+// It is what helps where nothing else does: on a disk that is full, or that is read-only by now. So nothing keeps kubelet from going back
+// that it does not need for that, and nothing keeps the rest from going that can.
 func (h *Host) Uninstall(ctx context.Context, purge bool) error {
 	if err := h.isHost(ctx, &Facts{}); err != nil {
 		return err
 	}
-	unlock, err := h.lock(ctx)
+	unlock, err := h.lockToLeave(ctx)
 	if err != nil {
 		return err
 	}
@@ -31,23 +34,48 @@ func (h *Host) Uninstall(ctx context.Context, purge bool) error {
 		return err
 	}
 	h = h.remembering(s)
-	if s.Phase != "" {
-		s.Phase = Uninstalling
-		if err := h.save(&s); err != nil {
-			return err
-		}
-	}
+	h.sweep(s)
+	noted := h.noteLeaving(&s, purge)
 	if err := h.kubeletBack(ctx, &s); err != nil {
 		return fmt.Errorf("giving kubelet its runtime back: %w; the agent stays, so that the node keeps working", err)
 	}
-	if err := h.stopAgent(ctx); err != nil {
-		return fmt.Errorf("stopping the agent: %w", err)
+	failed := errors.Join(h.stopAgent(ctx), h.removeFiles(ctx, s, purge))
+	if failed == nil {
+		failed = h.removeState(s.Folders)
+	} else if s.Phase != "" {
+		failed = errors.Join(failed, h.save(&s)) // what is left is known by it
 	}
-	if err := h.removeFiles(ctx, s, purge); err != nil {
-		return err
+	if noted != nil { // now there may be room
+		failed = errors.Join(failed, h.noteOff())
+	}
+	if failed != nil {
+		return fmt.Errorf("kubelet uses the runtime itself, and not all of cosentry could be removed: %w; mend that, and take it off once more", failed)
 	}
 	h.say("uninstalled: kubelet uses the runtime itself")
+	switch {
+	case h.o.Person && purge:
+		h.say("nothing on this node says that cosentry was taken off: if it has a pod of cosentry's, that installs it again when it starts anew")
+	case h.o.Person:
+		h.say("no pod installs it again on this node while %s is there", OffFile)
+	}
 	return nil
+}
+
+// noteLeaving writes down that cosentry is being taken off. Where that cannot be written it is not kept from going, and if nobody would
+// know of it afterwards there is an error.
+func (h *Host) noteLeaving(s *State, purge bool) (unsaid error) {
+	if s.Phase != "" {
+		s.Phase = Uninstalling
+		if err := h.save(s); err != nil {
+			h.say("warning: %v", err)
+		}
+	}
+	if h.o.Person && !purge {
+		if unsaid = h.noteOff(); unsaid != nil {
+			h.say("warning: %v", unsaid)
+		}
+	}
+	return unsaid
 }
 
 // kubeletBack has kubelet use the runtime's own socket, and restarts it if it used the agent's.
@@ -61,31 +89,17 @@ func (h *Host) kubeletBack(ctx context.Context, s *State) error {
 		return err
 	}
 	restart := s.Kubelet.Restart || h.usesAgent(ctx, f)
+	if restart && s.Phase != "" && !s.Kubelet.Restart {
+		s.Kubelet.Restart = true // for the run after this one, if this one is killed
+		if err := h.save(s); err != nil {
+			h.say("warning: %v", err)
+		}
+	}
 	changed, err := h.restoreKubelet(ctx, s, f)
 	if err != nil {
 		return err
 	}
-	dropin := path.Join(systemd.Dir, f.KubeletUnit+".d", systemd.DropIn)
-	there, err := h.tree.Exists(dropin)
-	if err != nil {
-		return err
-	}
-	if there {
-		h.say("kubelet: removing %s", dropin)
-		if err := h.tree.Remove(dropin); err != nil {
-			return err
-		}
-		if s.Phase == "" { // nothing says who made the folder
-			if err := h.tree.RemoveEmpty(path.Dir(dropin)); err != nil {
-				return err
-			}
-		}
-	}
-	if changed || there {
-		if err := h.o.Systemd.Reload(ctx); err != nil {
-			return err
-		}
-	}
+	h.dropInGone(ctx, *s, f, changed)
 	if err := h.lookAtKubelet(ctx, &f); err != nil {
 		return err
 	}
@@ -99,14 +113,42 @@ func (h *Host) kubeletBack(ctx context.Context, s *State) error {
 	if err := h.o.Systemd.Restart(ctx, f.KubeletUnit); err != nil {
 		return err
 	}
-	return h.proveKubelet(ctx, f.KubeletUnit, s.Kubelet.Healthy, "")
+	if err := h.proveKubelet(ctx, f.KubeletUnit, s.Kubelet.Healthy, ""); err != nil {
+		return err
+	}
+	s.Kubelet.Restart = false
+	return nil
 }
 
-// usesAgent says whether the kubelet that runs is a client of an agent's socket. What cannot be told is no: whoever uses the
-// socket also has it in its settings, which are looked at by themselves.
+// dropInGone removes kubelet's drop-in. Where it cannot be removed kubelet goes back all the same: all it does is to start an agent that
+// nobody uses. removeFiles tries again.
+func (h *Host) dropInGone(ctx context.Context, s State, f Facts, reload bool) {
+	dropin := path.Join(systemd.Dir, f.KubeletUnit+".d", systemd.DropIn)
+	there, err := h.tree.Exists(dropin)
+	if err == nil && there {
+		h.say("kubelet: removing %s", dropin)
+		err = h.tree.Remove(dropin)
+		if err == nil && s.Phase == "" { // nothing says who made the folder
+			err = h.tree.RemoveEmpty(path.Dir(dropin))
+		}
+	}
+	if there || reload {
+		err = errors.Join(err, h.o.Systemd.Reload(ctx))
+	}
+	if err != nil {
+		h.say("warning: %v", err)
+	}
+}
+
+// usesAgent says whether the kubelet that runs is a client of an agent's socket. Where that cannot be told, and there is such a
+// socket, it is held to be: a restart is better than a socket that is gone.
 func (h *Host) usesAgent(ctx context.Context, f Facts) bool {
 	for name := range runtimes {
-		if h.connected(ctx, systemd.SocketPath(name), f.KubeletUnit) == nil {
+		err := h.connected(ctx, systemd.SocketPath(name), f.KubeletUnit)
+		if err == nil {
+			return true
+		}
+		if there, _ := h.tree.Exists(systemd.SocketPath(name)); there && !errors.Is(err, errBypassed) {
 			return true
 		}
 	}
@@ -140,7 +182,7 @@ func (h *Host) restoreKubelet(ctx context.Context, s *State, f Facts) (changed b
 			c.Mode = r.Before.Mode
 		}
 		h.say("kubelet: putting %s back", r.Path)
-		if err := h.tree.Apply(c); err != nil {
+		if err := h.applyTight(*s, c); err != nil {
 			return changed, err
 		}
 		changed = true
@@ -163,7 +205,7 @@ func (h *Host) restoreKubelet(ctx context.Context, s *State, f Facts) (changed b
 	}
 	for _, c := range edits {
 		h.say("kubelet: %s names %s again", c.Path, socket)
-		if err := h.tree.Apply(c); err != nil {
+		if err := h.applyTight(*s, c); err != nil {
 			return changed, err
 		}
 		changed = true
@@ -196,21 +238,50 @@ func (h *Host) behind(s State) (string, error) {
 	return "", errors.New("nothing says which socket the runtime is on: write it where kubelet takes its endpoint from, and try again")
 }
 
+// applyTight makes a change of kubelet's on a disk that may be full: binaries that do not run make room, and if that does not do, the
+// file is written in its place.
+func (h *Host) applyTight(s State, c files.Change) error {
+	err := h.tree.Apply(c)
+	if err == nil || !files.Full(err) {
+		return err
+	}
+	h.say("warning: %v; making room", err)
+	for _, dir := range h.ownDirs() {
+		h.prune(dir, s.Agent, Binary{Path: h.active(dir)})
+	}
+	if err := h.tree.Apply(c); err == nil || !files.Full(err) || c.Before == nil || c.After == nil {
+		return err
+	}
+	return h.tree.Overwrite(c)
+}
+
+// active is the binary to which the link in dir leads.
+func (h *Host) active(dir string) string {
+	to, err := h.tree.Readlink(path.Join(dir, "cosentry"))
+	if err != nil || to == "" {
+		return ""
+	}
+	return path.Join(dir, path.Base(to))
+}
+
 // stopAgent stops the socket first, so that nothing starts the service again. What is not there is stopped.
 func (h *Host) stopAgent(ctx context.Context) error {
 	sd := h.o.Systemd
 	if err := errors.Join(sd.Stop(ctx, systemd.Socket), sd.Stop(ctx, systemd.Service)); err != nil {
-		return err
+		return fmt.Errorf("stopping the agent: %w", err)
 	}
 	h.say("agent: stopped")
 	return sd.Disable(ctx, systemd.Service, systemd.Socket)
 }
 
-// removeFiles removes what is cosentry's, the state last: whatever this is stopped at, it can be done again.
+// removeFiles removes what is cosentry's but for the state: whatever this is stopped at, it can be done again. What cannot be removed
+// keeps nothing else from going.
 func (h *Host) removeFiles(ctx context.Context, s State, purge bool) error {
 	paths := []string{path.Join(systemd.Dir, systemd.Service), path.Join(systemd.Dir, systemd.Socket)}
-	for _, dir := range binDirs {
-		paths = append(paths, path.Join(dir, "cosentry"))
+	for _, dir := range h.ownDirs() {
+		if binaryName.MatchString(path.Base(h.active(dir))) {
+			paths = append(paths, path.Join(dir, "cosentry"))
+		}
 	}
 	for _, r := range s.Files {
 		if r.Stage == stageUnit || r.Stage == stageLink {
@@ -220,29 +291,22 @@ func (h *Host) removeFiles(ctx context.Context, s State, purge bool) error {
 	if to, err := h.tree.Readlink(commandLink); err == nil && h.ownLink(to) {
 		paths = append(paths, commandLink)
 	}
+	var failed []error
 	for _, p := range slices.Compact(slices.Sorted(slices.Values(paths))) {
-		if err := h.tree.Remove(p); err != nil {
-			return err
-		}
+		failed = append(failed, h.tree.Remove(p))
 	}
-	if err := h.o.Systemd.Reload(ctx); err != nil {
-		return err
-	}
-	for _, dir := range binDirs {
+	failed = append(failed, h.o.Systemd.Reload(ctx))
+	for _, dir := range h.ownDirs() {
 		h.prune(dir)
 	}
-	if err := h.tree.RemoveAll(socketDir); err != nil {
-		return err
-	}
+	failed = append(failed, h.tree.RemoveAll(socketDir))
 	if purge {
-		for _, dir := range []string{configDir, auditDir} {
-			h.say("files: removing %s", dir)
-			if err := h.tree.RemoveAll(dir); err != nil {
-				return err
-			}
+		for _, p := range []string{configDir, auditDir, OffFile} {
+			h.say("files: removing %s", p)
+			failed = append(failed, h.tree.RemoveAll(p))
 		}
 	}
-	return h.removeState(s.Folders)
+	return errors.Join(failed...)
 }
 
 // ownLink says whether a link leads to where an installation has its binary.

@@ -42,6 +42,8 @@ type world struct {
 	broken, blind []string
 	kubeletDies   string
 	stop          func(job string) error
+	// unready are versions whose agent says that it is not ready.
+	unready []string
 	// unsure says that nobody can tell that kubelet is not connected.
 	unsure bool
 }
@@ -84,6 +86,7 @@ func newWorld(t testing.TB) *world {
 		kubeletConfig:                                delivered,
 		"/etc/hostname":                              "node\n",
 		"/usr/local/bin/other":                       "",
+		"/var/log/messages":                          "",
 	} {
 		w.put(name, text)
 	}
@@ -327,6 +330,11 @@ func (w *world) startAgent() error {
 	if w.read("/etc/cosentry/config.yaml") == "" || strings.HasPrefix(w.read("/etc/cosentry/config.yaml"), "(") {
 		return errors.New("no settings")
 	}
+	for _, dir := range []string{"/var/lib/cosentry", "/var/log/cosentry"} { // as systemd does
+		if err := os.MkdirAll(w.path(dir), 0o755); err != nil {
+			return err
+		}
+	}
 	w.run("cosentry.service", "/opt/cosentry/bin/"+to)
 	return nil
 }
@@ -372,6 +380,20 @@ func (w *world) Canary(context.Context, string) error {
 	}
 	if slices.ContainsFunc(w.blind, func(v string) bool { return strings.HasPrefix(to, "cosentry-"+v+"-") }) {
 		return errors.New("an unsigned image was pulled and nobody saw it")
+	}
+	return nil
+}
+
+func (w *world) Ready(context.Context) error {
+	to, err := os.Readlink(w.path("/opt/cosentry/bin/cosentry"))
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(w.unready, func(v string) bool { return strings.HasPrefix(to, "cosentry-"+v+"-") }) {
+		return errors.New("no policies are in force")
+	}
+	if _, err := os.Stat(w.path("/etc/cosentry/policies")); err != nil {
+		return fmt.Errorf("no policies are in force: %w", err)
 	}
 	return nil
 }
