@@ -105,7 +105,7 @@ var described = map[string]string{
 	"audit.maxFileSize":          "Size at which a new audit file is begun, at least 64Ki.",
 	"audit.maxFiles":             "Audit files kept, the current one included: 2 to 1000. The oldest is removed at rotation.",
 	"audit.required":             "`true`: a call whose record cannot be written (disk full) is refused. `false`: it goes on, the record goes to the agent's log and waits in memory (1024 records) for the disk, and a metric counts it.",
-	"http.address":               "Loopback address of `/metrics`, `/healthz`, `/readyz` and `/status`. Empty: not served, and `cosentry status` has nobody to ask.",
+	"http.address":               "Loopback address of `/metrics`, `/healthz`, `/readyz` and `/status`. Empty: not served. Then `cosentry status` has nobody to ask, nobody sees the agent's metrics, and the DaemonSet's pod is ready when the host is as it was installed and the agent answers on its socket, whether or not that has policies to judge by.",
 	"log.format":                 "`json` or `text`, on standard error.",
 	"log.level":                  "`debug`, `info`, `warn` or `error`.",
 }
