@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"path"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +31,7 @@ func permissions(_ context.Context, n *node) Finding {
 		// Whoever can write to a folder above can put another in its place.
 		for ; p != "" && p != "." && !seen[p]; p = path.Dir(p) {
 			seen[p] = true
-			if why := n.writable(p); why != "" {
+			if why := n.tree.Writable(p); why != "" {
 				open = append(open, p+" "+why)
 			}
 		}
@@ -41,28 +40,6 @@ func permissions(_ context.Context, n *node) Finding {
 		return fail("chown root: and chmod go-w what is named", "not root alone can write: %s", strings.Join(open, ", "))
 	}
 	return good("only root can write settings, policies and program")
-}
-
-// writable says who beside root can write to p; "" if nobody can, or it is not there.
-func (n *node) writable(p string) string {
-	fi, err := n.tree.Stat(p)
-	if err != nil {
-		return ""
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	switch {
-	case !ok:
-		return ""
-	case st.Uid != 0:
-		return fmt.Sprintf("is user %d's", st.Uid)
-	case fi.IsDir() && fi.Mode()&fs.ModeSticky != 0:
-		return "" // as with /tmp, nobody can replace what is another's
-	case fi.Mode().Perm()&0o002 != 0:
-		return "can be written to by everybody"
-	case fi.Mode().Perm()&0o020 != 0 && st.Gid != 0:
-		return fmt.Sprintf("can be written to by group %d", st.Gid)
-	}
-	return ""
 }
 
 // clock compares the time with what is known for certain: it is later than this program was built and than the audit log's last
