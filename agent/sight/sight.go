@@ -64,7 +64,7 @@ type Namespaces struct {
 	// Enforce is all, labelled, or the patterns of the settings, separated by commas; Exempt wins over it.
 	Enforce string   `json:"enforce"`
 	Exempt  []string `json:"exempt,omitempty"`
-	// ForCluster says that the labels came by way of the API server: they say where the cluster's policies hold, and the node's
+	// ForCluster says that the labels came by way of the API server, or others than root can write them: they say where the cluster's policies hold, and the node's
 	// own hold in all namespaces that are not exempt.
 	ForCluster bool `json:"forCluster,omitempty"`
 	// File and what follows are there where Enforce is labelled. State is good, missing (images are judged in all namespaces)
