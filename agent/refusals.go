@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cosentry/cosentry/agent/audit"
+	"github.com/cosentry/cosentry/agent/canary"
 	"github.com/cosentry/cosentry/agent/gate"
 	"github.com/cosentry/cosentry/agent/sight"
 )
@@ -32,11 +33,11 @@ func (r *refusals) Append(rec audit.Record) error {
 }
 
 // isRefusal reports whether rec is about a call of kubelet's that was refused, or would have been. The image of sandboxes is
-// judged without anybody asking for it, again and again, and has a row of its own.
+// judged without anybody asking for it, again and again, and has a row of its own. A canary is refused where all is well.
 func isRefusal(rec audit.Record) bool {
 	switch rec.Action {
 	case audit.ActionPull, audit.ActionCreate, audit.ActionMount:
-		return rec.Decision == audit.DecisionDeny || rec.Decision == audit.DecisionError
+		return (rec.Decision == audit.DecisionDeny || rec.Decision == audit.DecisionError) && !canary.Is(rec)
 	}
 	return false
 }

@@ -34,6 +34,9 @@ warned of, why, how often and in which pods. Read it before a node goes from obs
 With --running, judge the containers that run on this node now instead, as if each were created again. Policies are
 asked when a container is created and not again: this shows what was started before cosentry, past it, or before a
 policy became stricter. Nothing is recorded and nothing is stopped.
+
+Canaries, the unsigned images by which cosentry install and cosentry doctor --canary prove that the agent judges, have a line of
+their own and are no refusals.
 Exit status: 0 nothing is refused, 1 something is, 2 could not be read.`,
 		Example: "  cosentry report\n  cosentry report --since 24h -o json\n  cosentry report --running",
 		Args:    cobra.NoArgs,
@@ -162,6 +165,10 @@ func printSum(w io.Writer, r *report.Report, running bool, output string) error 
 			}
 		}
 		fmt.Fprintf(w, "      %s\n", gate.Printable(line))
+	}
+	if c := r.Canaries; c != nil {
+		fmt.Fprintf(w, "\nnot counted: canaries, sent to prove that the agent judges, last %s: %d allow, %d warn, %d deny, %d error\n", c.Last.Format(time.RFC3339),
+			c.Decisions[audit.DecisionAllow], c.Decisions[audit.DecisionWarn], c.Decisions[audit.DecisionDeny], c.Decisions[audit.DecisionError])
 	}
 	if r.Omitted > 0 {
 		fmt.Fprintf(w, "\n%d more decisions are in no row: there were more than %d different ones\n", r.Omitted, report.MaxRows)

@@ -107,6 +107,23 @@ func TestRefusalsAreRememberedOnTheirWay(t *testing.T) {
 	}
 }
 
+// A canary is refused because all is well. A pod whose image is named like one is no canary.
+func TestACanaryIsNotTheLastRefusal(t *testing.T) {
+	r := &refusals{to: nowhere{}}
+	rec := audit.Record{Action: audit.ActionPull, Decision: audit.DecisionDeny, Image: "127.0.0.1:40123/cosentry-canary/" + strings.Repeat("a", 32) + "@sha256:" + strings.Repeat("0", 64)}
+	if err := r.Append(rec); err != nil || r.last() != nil {
+		t.Errorf("a canary is shown as a refusal: %+v, %v", r.last(), err)
+	}
+	rec.Pod = audit.Pod{Namespace: "shop", Name: "web", UID: "u"}
+	if err := r.Append(rec); err != nil || r.last() == nil {
+		t.Errorf("a pod's image is hidden by its name: %v", err)
+	}
+}
+
+type nowhere struct{}
+
+func (nowhere) Append(audit.Record) error { return nil }
+
 // TestPeersOfARunningAgent: this test's process is a client by its number, and is not kubelet whatever it is called.
 func TestPeersOfARunningAgent(t *testing.T) {
 	p := newProcess(t, "")

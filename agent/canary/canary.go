@@ -150,7 +150,7 @@ func (c *attempt) try(ctx context.Context) (Result, error) {
 	req := &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: c.registry.ref()}}
 	if c.o.Namespace != "" {
 		req.SandboxConfig = &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{
-			Name: "cosentry-canary", Uid: c.image.name, Namespace: c.o.Namespace,
+			Name: podName, Uid: c.image.name, Namespace: c.o.Namespace,
 		}}
 	}
 	resp, answer := c.images.PullImage(pull, req)

@@ -31,6 +31,8 @@ type node struct {
 	socket string
 	audit  string
 	log    *audit.Log
+	// sandbox is the pod that the last pull was for.
+	sandbox *runtimeapi.PodSandboxMetadata
 
 	mu      sync.Mutex
 	images  map[string][]string // ID to names
@@ -55,6 +57,7 @@ func newNode(t *testing.T, pull func(n *node, image string) error) *node {
 
 func (n *node) PullImage(_ context.Context, req *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
 	image := req.GetImage().GetImage()
+	n.sandbox = req.GetSandboxConfig().GetMetadata()
 	if err := n.pull(n, image); err != nil {
 		return nil, err
 	}

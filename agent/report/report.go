@@ -3,6 +3,7 @@
 //
 // It counts records of the audit log and invents nothing: what was let through and would have been refused, what was
 // refused, what could not be judged and what was only warned of. Records that say the same of the same image are one row.
+// Canaries are counted for themselves: they are refused because cosentry works.
 package report
 
 import (
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cosentry/cosentry/agent/audit"
+	"github.com/cosentry/cosentry/agent/canary"
 )
 
 // MaxRows bounds the rows that are kept. A pod's author can name any number of images; those beyond the bound are counted.
@@ -43,8 +45,17 @@ type Report struct {
 	Rows []Row `json:"rows"`
 	// Omitted is how many records are in no row, because there were more than MaxRows different ones.
 	Omitted int `json:"omitted,omitempty"`
+	// Canaries are in nothing else of the report; nil: none was sent.
+	Canaries *Canaries `json:"canaries,omitempty"`
 
 	index map[key]int
+}
+
+// Canaries are the pulls by which cosentry proved that it judges.
+type Canaries struct {
+	Count     int            `json:"count"`
+	Decisions map[string]int `json:"decisions"`
+	Last      time.Time      `json:"last"`
 }
 
 type key struct{ decision, image, reason string }
@@ -54,6 +65,10 @@ func (r *Report) Add(rec audit.Record) {
 	switch rec.Action {
 	case audit.ActionPull, audit.ActionCreate, audit.ActionMount:
 	default:
+		return
+	}
+	if canary.Is(rec) {
+		r.canary(rec)
 		return
 	}
 	if r.Decisions == nil {
@@ -81,6 +96,18 @@ func (r *Report) Add(rec audit.Record) {
 		r.Rows = append(r.Rows, Row{Decision: rec.Decision, Image: rec.Image, Reason: k.reason, First: rec.Time})
 	}
 	r.Rows[i].add(rec)
+}
+
+func (r *Report) canary(rec audit.Record) {
+	if r.Canaries == nil {
+		r.Canaries = &Canaries{Decisions: map[string]int{}}
+	}
+	c := r.Canaries
+	c.Count++
+	c.Decisions[rec.Decision]++
+	if rec.Time.After(c.Last) {
+		c.Last = rec.Time
+	}
 }
 
 func (row *Row) add(rec audit.Record) {

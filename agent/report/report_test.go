@@ -2,6 +2,7 @@ package report_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -72,5 +73,34 @@ func TestRowsAreBounded(t *testing.T) {
 	}
 	if len(r.Rows) != report.MaxRows || r.Omitted != 5 || r.Refusals() != report.MaxRows+5 {
 		t.Errorf("%d rows, %d omitted, %d refusals", len(r.Rows), r.Omitted, r.Refusals())
+	}
+}
+
+// A canary is refused because cosentry works. Were it counted, no node to which one was sent, as each installation does, would ever
+// have a report that says that nothing is refused.
+func TestCanariesAreCountedForThemselves(t *testing.T) {
+	var r report.Report
+	digest := "sha256:" + strings.Repeat("0", 64)
+	sent := record(3, audit.DecisionDeny, "127.0.0.1:40123/cosentry-canary/"+strings.Repeat("a", 32)+"@"+digest, "no policy matches", "")
+	sent.Action, sent.Pod, sent.Digest = audit.ActionPull, audit.Pod{}, digest
+	later := sent
+	later.Time, later.Decision = noon.Add(9*time.Minute), audit.DecisionAllow
+	r.Add(record(4, audit.DecisionAllow, "r.example/good", "", "a"))
+	r.Add(sent)
+	r.Add(later)
+	r.Sort()
+	if r.Refusals() != 0 || len(r.Rows) != 0 || !r.Until.Equal(noon.Add(4*time.Minute)) || !cmp.Equal(r.Decisions, map[string]int{"allow": 1}) {
+		t.Errorf("a canary is in the sum: %+v", r)
+	}
+	if want := (report.Canaries{Count: 2, Last: later.Time, Decisions: map[string]int{"deny": 1, "allow": 1}}); r.Canaries == nil || !cmp.Equal(*r.Canaries, want) {
+		t.Errorf("canaries: %+v, want %+v", r.Canaries, want)
+	}
+	// A pod whose image is named like one is a pod.
+	web := sent
+	web.Pod = audit.Pod{Namespace: "shop", Name: "web", UID: "u"}
+	r = report.Report{}
+	r.Add(web)
+	if r.Refusals() != 1 || len(r.Rows) != 1 || r.Canaries != nil {
+		t.Errorf("a pod's image vanished among the canaries: %+v", r)
 	}
 }
