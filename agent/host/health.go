@@ -38,6 +38,7 @@ const (
 	FaultEndpoint = "endpoint" // kubelet's settings name another socket
 	FaultKubelet  = "kubelet"  // it does not run, or is not connected to the agent
 	FaultOffered  = "offered"  // the settings that are offered are not taken: they are weaker than the node's, or faulty
+	FaultPolicies = "policies" // the policies that are given are not the node's, which keeps its own
 )
 
 // stuck are the faults that no installation mends.
@@ -45,7 +46,7 @@ var stuck = [...]string{FaultHost, FaultLayout, FaultRuntime, FaultInvalid, Faul
 
 // AllFaults are all values of Fault.What.
 func AllFaults() []string {
-	return append(stuck[:len(stuck):len(stuck)], FaultBinary, FaultSettings, FaultUnits, FaultSocket, FaultAgent, FaultDropIn, FaultEndpoint, FaultKubelet, FaultOffered)
+	return append(stuck[:len(stuck):len(stuck)], FaultBinary, FaultSettings, FaultUnits, FaultSocket, FaultAgent, FaultDropIn, FaultEndpoint, FaultKubelet, FaultOffered, FaultPolicies)
 }
 
 // Health is what a look at an installation found.
@@ -57,10 +58,10 @@ type Health struct {
 	Left bool
 }
 
-// Whole says that the installation is as it should be. That other settings are offered than it takes is none of its faults, and to
-// install again would not change it.
+// Whole says that the installation is as it should be. That other settings or policies are given than it takes is none of its faults,
+// and to install again would not change it.
 func (h Health) Whole() bool {
-	return !slices.ContainsFunc(h.Faults, func(f Fault) bool { return f.What != FaultOffered })
+	return !slices.ContainsFunc(h.Faults, func(f Fault) bool { return f.What != FaultOffered && f.What != FaultPolicies })
 }
 
 // Repairable says that an installation would mend what is wrong.
@@ -96,6 +97,7 @@ func (h *Host) Look(ctx context.Context) Health {
 // installed is the host with the binary that the state says is installed as the one to install: whoever mends a host does not
 // change its version. Where that binary is lost it is replaced by the one that was given.
 func (h *Host) installed(s State) *Host {
+	h = h.holding(s)
 	if s.Agent.Path == "" || h.o.Version == s.Agent.Version {
 		return h
 	}
@@ -134,6 +136,9 @@ func (p Plan) faults() (all []Fault) {
 	}
 	if len(p.NotTaken) > 0 {
 		add(FaultOffered, "settings that are offered are not taken, because this node enforces and they would loosen that: "+strings.Join(p.NotTaken, "; "))
+	}
+	if len(p.OtherPolicies) > 0 {
+		add(FaultPolicies, "policies that are given are not taken, because this node has its own: "+policyList(p.OtherPolicies))
 	}
 	if p.Copy {
 		add(FaultBinary, p.Binary.Path+" is missing or was changed")

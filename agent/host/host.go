@@ -108,6 +108,10 @@ type Options struct {
 	Settings, Policies string
 	// Weaken has Settings take the place of stricter ones of a node that enforces: the word of the node's owner, which no container may give.
 	Weaken bool
+	// ReplacePolicies has Policies take the place of the node's own: the word of the node's owner as well.
+	ReplacePolicies bool
+	// Check, where there is one, says what speaks against settings that would be in force: the agent to install may be of another version.
+	Check func(settings []byte) error
 	// Person says that a person at the node asks, and no container: what that one takes off stays off, and what it installs comes back.
 	Person bool
 	// Again has an upgrade tried that failed a short time ago.
@@ -134,6 +138,9 @@ type Host struct {
 	o      Options
 	tree   *files.Tree
 	hashes *hashes
+	given  given
+	// held says that the given settings do not take the place of those in force, see holding.
+	held bool
 }
 
 // New opens the host.
@@ -160,7 +167,7 @@ func New(o Options) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Host{o: o, tree: tree, hashes: &hashes{}}, nil
+	return &Host{o: o, tree: tree, hashes: &hashes{}, given: readGiven(o)}, nil
 }
 
 // remembering is the host with what a former installation was told about kubelet, unless it is told again.

@@ -120,6 +120,7 @@ func (r *run) begin(ctx context.Context) error {
 	r.ready = !r.was.proved() || r.o.Proofs.Ready(ctx) == nil
 	r.state.Runtime, r.state.Socket = f.Runtime, f.Socket
 	r.state.NotTaken = r.plan.NotTaken
+	r.noteGiven(&r.state)
 	r.state.Kubelet.Unit, r.state.Kubelet.Layout = f.KubeletUnit, f.Endpoint.Layout
 	if f.KubeletPID != 0 && r.o.Proofs.Healthy(ctx) == nil {
 		r.state.Kubelet.Healthy = true

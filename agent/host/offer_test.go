@@ -93,18 +93,18 @@ func TestConfigMapLoosensNoNodeThatLostEtc(t *testing.T) {
 	}
 }
 
-// TestSuperviseKeepsTheNodesSettings: a ConfigMap that changes under a pod that runs is a fault that is seen, for which nothing is
-// installed again; what is really wrong is mended beside it, and the fault ends with its cause.
+// TestSuperviseKeepsTheNodesSettings: settings that are not taken are a fault that is seen, for which nothing is installed again; what is really wrong is mended beside it, and the fault ends with its cause.
 func TestSuperviseKeepsTheNodesSettings(t *testing.T) {
 	w := newWorld(t)
 	must(t, w.install("v1", given(t, enforcing, nil)))
-	var file string
-	look := watch(t, w, "v1", given(t, enforcing, nil), func(o *host.Options) { file = o.Settings })
+	look := watch(t, w, "v1", given(t, enforcing, nil))
 	if seen := look(); len(seen.Faults) > 0 {
 		t.Fatalf("before: %+v", seen)
 	}
+	weaker := given(t, head+"mode: observe\n", nil)
+	must(t, w.install("v1", weaker))
 	w.did()
-	must(t, os.WriteFile(file, []byte(head+"mode: observe\n"), 0o644))
+	look = watch(t, w, "v1", weaker)
 	var seen host.Seen
 	for range 6 {
 		seen = look()
@@ -123,7 +123,8 @@ func TestSuperviseKeepsTheNodesSettings(t *testing.T) {
 	if w.read(host.ConfigFile) != enforcing || seen.Repaired != 1 || !seen.Whole() {
 		t.Errorf("%+v, settings %s", seen, w.read(host.ConfigFile))
 	}
-	must(t, os.WriteFile(file, []byte(enforcing), 0o644))
+	must(t, w.install("v1", given(t, enforcing, nil)))
+	look = watch(t, w, "v1", given(t, enforcing, nil))
 	if seen = look(); len(seen.Faults) > 0 {
 		t.Errorf("afterwards: %+v", seen)
 	}

@@ -26,6 +26,8 @@ type Plan struct {
 	// NotTaken says why the settings that are offered do not take the place of those in force, a reason each; empty: they do, or are
 	// not asked about.
 	NotTaken []string
+	// OtherPolicies says which of the node's policies differ from those that are given, a file each.
+	OtherPolicies []string
 	// Settings are those of the agent, Units those of systemd without kubelet's drop-in.
 	Settings []files.Change
 	Units    []files.Change

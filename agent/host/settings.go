@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -44,15 +43,21 @@ func (h *Host) planSettings(s State, p *Plan) error {
 	wanted, err := h.wantedSettings(p.Facts)
 	if now != nil {
 		p.NotTaken, err = h.refuse(s, now, wanted, err)
+		if h.held {
+			err = nil // what nobody takes keeps nothing from being mended
+		}
 	}
 	if err != nil {
 		return err
 	}
 	p.Settings = kept
+	after := now
 	switch {
 	case now == nil:
+		after = wanted
 		p.Settings = append(p.Settings, files.Change{Path: ConfigFile, After: wanted, Mode: 0o600})
-	case h.o.Settings != "" && len(p.NotTaken) == 0 && s.ownsSettings(now) && !bytes.Equal(now, wanted):
+	case h.o.Settings != "" && !h.held && len(p.NotTaken) == 0 && s.ownsSettings(now) && !bytes.Equal(now, wanted):
+		after = wanted
 		c := files.Change{Path: ConfigFile, Before: now, After: wanted, Mode: 0o600}
 		p.Settings = slices.DeleteFunc(p.Settings, func(k files.Change) bool {
 			if k.Path == ConfigFile {
@@ -66,15 +71,12 @@ func (h *Host) planSettings(s State, p *Plan) error {
 			return fmt.Errorf("settings %s: %w", ConfigFile, err)
 		}
 	}
-	// Until an agent proved itself, what is there of ours may be half of what a run that was killed had to write.
-	if h.o.Policies != "" && (now == nil || !s.proved() && s.ownsSettings(now)) {
-		policies, err := h.planPolicies(s)
-		if err != nil {
-			return err
+	if h.o.Check != nil {
+		if err := h.o.Check(after); err != nil {
+			return fmt.Errorf("settings %s, as they would be in force: %w", ConfigFile, err)
 		}
-		p.Settings = append(policies, p.Settings...) // the settings last: what is stopped before them begins anew
 	}
-	return nil
+	return h.planPolicies(s, now, p)
 }
 
 // inForce are the node's settings: those that are there, or, where they were lost, those that were kept of them. all puts back what was
@@ -109,11 +111,10 @@ func (h *Host) wantedSettings(f Facts) ([]byte, error) {
 	text := fmt.Appendf(nil, newSettings, h.o.Mode)
 	from := "built-in settings"
 	if h.o.Settings != "" {
-		var err error
-		if text, err = read(h.o.Settings); err != nil {
-			return nil, err
+		if h.given.faulty != nil {
+			return nil, h.given.faulty
 		}
-		from = h.o.Settings
+		text, from = h.given.settings, h.o.Settings
 	}
 	text, err := fill(text, f)
 	if err != nil {
@@ -201,49 +202,6 @@ func fits(text []byte, f Facts) error {
 		return fmt.Errorf("runtime.endpoint is %s and kubelet's runtime is on %s: write that", c.Runtime.Endpoint, f.Runtime.Socket)
 	}
 	return nil
-}
-
-// planPolicies are the first policies of a host that has none but those that a run before this one wrote.
-func (h *Host) planPolicies(s State) (all []files.Change, err error) {
-	there, err := h.tree.List(PoliciesDir)
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range there {
-		p := path.Join(PoliciesDir, e.Name())
-		now, err := h.tree.Read(p)
-		if err != nil {
-			return nil, err
-		}
-		if !slices.ContainsFunc(s.Files, func(r Record) bool { return r.Path == p && r.wrote(now, "") }) {
-			return nil, nil
-		}
-	}
-	given, err := os.ReadDir(h.o.Policies)
-	if err != nil {
-		return nil, fmt.Errorf("reading the policies to install: %w", err)
-	}
-	for _, e := range given {
-		// A mounted ConfigMap has folders beside its files, whose names begin with two dots.
-		if strings.HasPrefix(e.Name(), ".") || !slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(e.Name())) {
-			continue
-		}
-		data, err := read(filepath.Join(h.o.Policies, e.Name()))
-		if err != nil {
-			return nil, fmt.Errorf("reading the policies to install: %w", err)
-		}
-		if data == nil {
-			data = []byte{}
-		}
-		c, err := h.change(path.Join(PoliciesDir, e.Name()), data)
-		if err != nil {
-			return nil, err
-		}
-		if !c.Nothing() {
-			all = append(all, c)
-		}
-	}
-	return all, nil
 }
 
 // maxKept is how many files of the owner's settings are kept.

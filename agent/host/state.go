@@ -44,6 +44,8 @@ type State struct {
 	Kubelet Kubelet `json:"kubelet,omitzero"`
 	// NotTaken says what of the settings that were offered last would have loosened those in force, which stayed.
 	NotTaken []string `json:"notTaken,omitempty"`
+	// Offered is the hash of the settings that the last installation was given: nothing but an installation takes others.
+	Offered string `json:"offered,omitempty"`
 	// Files are those that were written, Folders those that were made.
 	Files   []Record `json:"files,omitempty"`
 	Folders []string `json:"folders,omitempty"`
@@ -81,7 +83,8 @@ type Record struct {
 	// SHA256 is that of what was written, Link where the link that was made leads.
 	SHA256 string `json:"sha256,omitempty"`
 	Link   string `json:"link,omitempty"`
-	// Older is what was written the time before: a run that was killed between the record and the file leaves that there.
+	// Older is what was written the time before: a run that was killed between the record and the file leaves that there. It counts
+	// for nothing once an installation has ended: who puts that text back means it.
 	Older string `json:"older,omitempty"`
 	// Before is the file as it was; nil: there was none.
 	Before *Backup `json:"before,omitempty"`
@@ -115,6 +118,11 @@ func (h *Host) load() (State, error) {
 	}
 	if err := s.check(); err != nil {
 		return State{}, &brokenState{err}
+	}
+	if s.Phase == Installed {
+		for i := range s.Files {
+			s.Files[i].Older = ""
+		}
 	}
 	return s, nil
 }

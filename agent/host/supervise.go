@@ -157,8 +157,11 @@ func (s *Supervisor) tell(p *pace, health Health) {
 	default:
 		for _, f := range health.Faults {
 			text := "the host is not as it was installed"
-			if f.What == FaultOffered {
+			switch f.What {
+			case FaultOffered:
 				text = "the host keeps its own settings; to have others, " + HowToWeaken
+			case FaultPolicies:
+				text = "the host keeps its own policies; to have others, " + HowToReplacePolicies
 			}
 			s.Log.Warn(text, "what", f.What, "why", f.Why)
 		}

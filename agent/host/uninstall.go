@@ -306,6 +306,7 @@ func (h *Host) removeFiles(ctx context.Context, s State, purge bool) error {
 			failed = append(failed, h.tree.RemoveAll(p))
 		}
 	}
+	failed = append(failed, h.spareSettings(purge))
 	return errors.Join(failed...)
 }
 
@@ -319,10 +320,10 @@ func (h *Host) ownLink(to string) bool {
 	return false
 }
 
-// removeState removes what the agent and its installations keep for themselves, and the folders that were made if nothing is in them.
-// Those that are there whether or not a state tells so are tried too.
+// removeState removes what the agent and its installations keep for themselves, but a copy of the owner's settings that was spared, and
+// the folders that were made if nothing is in them. Those that are there whether or not a state tells so are tried too.
 func (h *Host) removeState(folders []string) error {
-	if err := h.tree.RemoveAll(stateDir); err != nil {
+	if err := h.removeBut(stateDir, keptDir); err != nil {
 		return err
 	}
 	all := append(slices.Clone(folders), "/opt/cosentry", "/opt/cosentry/bin", configDir, PoliciesDir)

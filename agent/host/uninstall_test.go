@@ -104,6 +104,7 @@ func TestRecordOfAKilledRunKeepsTheFirstFile(t *testing.T) {
 		t.Fatalf("the state does not have what was written: %s", state)
 	}
 	w.put("/var/lib/cosentry/install/state.json", strings.Replace(state, `"sha256": "`+sum+`"`, `"sha256": "`+files.Hash(nil)+`", "older": "`+sum+`"`, 1))
+	w.put("/var/lib/cosentry/install/state.json", strings.Replace(w.read("/var/lib/cosentry/install/state.json"), `"installed"`, `"installing"`, 1))
 	must(t, w.host("v1").Uninstall(t.Context(), true))
 	if got := w.read(kubeletConfig); got != plain {
 		t.Errorf("kubelet's settings:\n%s", cmp.Diff(plain, got))

@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"path"
 	"strings"
 
 	"github.com/cosentry/cosentry/agent/host/files"
@@ -98,4 +99,41 @@ func option(options, name string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// spareSettings has what stays of the owner's settings outlive a boot: where /etc is lost with it, the copy stays, as they are now.
+// Elsewhere it goes, and so it does with purge.
+func (h *Host) spareSettings(purge bool) error {
+	lost, err := h.volatile(configDir)
+	if purge || err == nil && !lost {
+		return h.tree.RemoveAll(keptDir)
+	}
+	if err := h.keep(); err != nil {
+		h.say("warning: the copy of the settings, for a boot that loses /etc, is not up to date: %v", err)
+	}
+	h.say("files: %s stays, because this host loses %s when it boots", keptDir, configDir)
+	return nil
+}
+
+// removeBut removes what is in dir, but what is spared.
+func (h *Host) removeBut(dir, spared string) error {
+	there, err := h.tree.Exists(spared)
+	switch {
+	case err != nil:
+		return err
+	case !there || !under(spared, dir):
+		return h.tree.RemoveAll(dir)
+	case dir == spared:
+		return nil
+	}
+	entries, err := h.tree.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := h.removeBut(path.Join(dir, e.Name()), spared); err != nil {
+			return err
+		}
+	}
+	return nil
 }
