@@ -41,7 +41,7 @@ func given(t *testing.T, settings string, policies map[string]string) func(*host
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
