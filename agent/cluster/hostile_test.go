@@ -131,7 +131,7 @@ func TestASetWithoutEndIsNotReadToItsEnd(t *testing.T) {
 			}
 			told(t, err)
 			// All that was ever allocated, whether or not it was freed again.
-			if mb := int64(after.TotalAlloc-before.TotalAlloc) >> 20; mb > 48 {
+			if mb := int64(after.TotalAlloc-before.TotalAlloc) >> 20; mb > 96 {
 				t.Errorf("%d MiB were allocated", mb)
 			}
 			f, err := os.Open(set)
