@@ -28,6 +28,7 @@ type hostFlags struct {
 	mode, settings, policies string
 	healthz                  string
 	weaken, again            bool
+	replace                  bool
 }
 
 func (f *hostFlags) add(cmd *cobra.Command) {
@@ -43,7 +44,7 @@ func (f *hostFlags) addInstall(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.runtime, "runtime", "auto", "the runtime: auto, containerd or crio")
 	cmd.Flags().StringVar(&f.mode, "mode", string(config.Observe), "mode of settings that are made new: observe or enforce")
 	cmd.Flags().StringVar(&f.settings, "settings", "", "settings file for a host that has none, or has an earlier one that nobody changed")
-	cmd.Flags().StringVar(&f.policies, "policies", "", "folder of policies for a host's first installation")
+	cmd.Flags().StringVar(&f.policies, "policies", "", "folder of policies for a host's first installation; later, what differs from the node's own is named and not taken")
 	cmd.MarkFlagsMutuallyExclusive("mode", "settings")
 }
 
@@ -60,7 +61,10 @@ the runtime and meets an unsigned image, point kubelet at it, and prove that kub
 What fails is put back. What is as it should be is left alone, so it can be done again at any time; with another
 binary it is an upgrade, which restarts the agent and keeps its socket. Settings and policies of the owner's are
 never overwritten; new settings say mode observe, which refuses nothing. Once a node enforces, --settings can
-make it stricter and not looser: what would loosen it is named, and left out as a whole.
+make it stricter and not looser: what would loosen it is named, and left out as a whole. --policies are taken at a
+node's first installation; later they are compared with the node's own, and what differs is named. For other
+policies, change the files on the node, or give --replace-policies there.
+With --binary that binary is asked for its version and whether it would start with the settings, first of all.
 An upgrade that did not prove itself is not tried again for a while, unless --again is given. Where a person
 took cosentry off the node, a container (--host-root) says so and installs nothing: supervise shows that node as
 removed. Run by a person on the node it is installed again.
@@ -78,6 +82,7 @@ Exit status: 0 installed, or left alone because a person took it off; 2 not inst
 				if o.Binary, o.Version, err = another(ctx, binary); err != nil {
 					return err
 				}
+				o.Check = anotherChecks(ctx, o.Binary)
 			}
 			h, err := host.New(o)
 			if err != nil {
@@ -100,6 +105,7 @@ Exit status: 0 installed, or left alone because a person took it off; 2 not inst
 	}
 	f.addInstall(cmd)
 	cmd.Flags().BoolVar(&f.weaken, "weaken", false, "take --settings also where they loosen what this node enforces; on the node itself only")
+	cmd.Flags().BoolVar(&f.replace, "replace-policies", false, "make the node's policies those of --policies and no others; on the node itself only")
 	cmd.Flags().BoolVar(&f.again, "again", false, "try an upgrade again that did not prove itself a short time ago")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be done, with the diff of every file, and do nothing")
 	cmd.Flags().StringVar(&binary, "binary", "", "install this file instead of the binary that runs")
@@ -129,6 +135,14 @@ func (f *hostFlags) options(ctx context.Context, out io.Writer) (host.Options, e
 		return host.Options{}, errors.New("--weaken is about the settings of --settings, which is not given")
 	case f.weaken && root != "/":
 		return host.Options{}, errors.New("--weaken is for the owner of a node, on the node itself: not with --host-root")
+	case f.replace && f.policies == "":
+		return host.Options{}, errors.New("--replace-policies is about the policies of --policies, which is not given")
+	case f.replace && root != "/":
+		return host.Options{}, errors.New("--replace-policies is for the owner of a node, on the node itself: not with --host-root")
+	case f.replace:
+		if _, err := readPolicies([]string{f.policies}); err != nil {
+			return host.Options{}, fmt.Errorf("the node would have no policies that can be used: %w", err)
+		}
 	}
 	sd, err := manager.Dial(ctx, root)
 	if err != nil {
@@ -136,7 +150,8 @@ func (f *hostFlags) options(ctx context.Context, out io.Writer) (host.Options, e
 	}
 	return host.Options{
 		Root: root, Runtime: f.runtime, Kubelet: f.kubelet, Mode: f.mode,
-		Binary: "/proc/self/exe", Version: buildVersion(), Settings: f.settings, Weaken: f.weaken, Policies: f.policies,
+		Binary: "/proc/self/exe", Version: buildVersion(), Settings: f.settings, Weaken: f.weaken,
+		Policies: f.policies, ReplacePolicies: f.replace,
 		Person: root == "/", Again: f.again,
 		Systemd: sd, Proofs: hostProofs{root: root, healthz: f.healthz}, Out: out,
 	}, nil

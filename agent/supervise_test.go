@@ -80,6 +80,8 @@ func TestSuperviseShowsTheAgentsMetricsBesideItsOwn(t *testing.T) {
 	bad.Faults = []host.Fault{{What: host.FaultDropIn, Why: "it is missing"}}
 	offered := good
 	offered.Faults = []host.Fault{{What: host.FaultOffered, Why: "mode: enforce here, observe offered"}}
+	others := good
+	others.Faults = []host.Fault{{What: host.FaultPolicies, Why: "another here"}}
 	removed := good
 	removed.Left = true
 	for name, c := range map[string]struct {
@@ -91,6 +93,7 @@ func TestSuperviseShowsTheAgentsMetricsBesideItsOwn(t *testing.T) {
 			"cosentry_host_removed": 0, "cosentry_host_fault,what=dropin": 0, "cosentry_host_repairs_total,result=success": 2, "cosentry_host_looked_timestamp_seconds": 1}},
 		"a fault":            {bad, "cosentry_policies 3\n", map[string]float64{"cosentry_host_installed": 0, "cosentry_host_fault,what=dropin": 1}},
 		"weaker settings":    {offered, "cosentry_policies 3\n", map[string]float64{"cosentry_host_installed": 1, "cosentry_host_fault,what=offered": 1}},
+		"other policies":     {others, "cosentry_policies 3\n", map[string]float64{"cosentry_host_installed": 1, "cosentry_host_fault,what=policies": 1}},
 		"taken off":          {removed, "", map[string]float64{"cosentry_host_installed": 0, "cosentry_host_removed": 1}},
 		"an agent that lies": {bad, "cosentry_host_installed 1\ncosentry_policies 3\n", map[string]float64{"cosentry_host_installed": 0, "cosentry_policies": 3}},
 		"an agent that babbles": {good, "cosentry_policies 3\n<html>", map[string]float64{"cosentry_host_agent_up": 0, "cosentry_host_installed": 1,
@@ -112,6 +115,10 @@ func TestSuperviseShowsTheAgentsMetricsBesideItsOwn(t *testing.T) {
 func TestSuperviseIsReadyOnlyWhereTheHostIsGuarded(t *testing.T) {
 	agent := hostWithAgent(t, "ok")
 	good := host.Seen{Health: host.Health{Phase: host.Installed}, At: time.Unix(1, 0)}
+	if why := notReady(t.Context(), good, agent); why != "" {
+		t.Errorf("not ready: %s", why)
+	}
+	good.Faults = []host.Fault{{What: host.FaultPolicies}} // it is guarded, by its own
 	if why := notReady(t.Context(), good, agent); why != "" {
 		t.Errorf("not ready: %s", why)
 	}
