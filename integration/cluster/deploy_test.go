@@ -37,7 +37,8 @@ func (s *stage) apply(t *testing.T) {
 		policies = append(policies, name)
 	}
 	slices.Sort(policies)
-	s.kustomize(t, s.folder, files, fmt.Sprintf(`configMapGenerator:
+	s.kustomize(t, s.folder, files, fmt.Sprintf(`generatorOptions: {immutable: true}
+configMapGenerator:
   - {name: settings, behavior: replace, files: [config.yaml]}
   - {name: policies, behavior: replace, files: [%s]}
 `, strings.Join(policies, ", ")))

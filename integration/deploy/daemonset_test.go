@@ -180,3 +180,47 @@ func TestSettings(t *testing.T) {
 		}
 	}
 }
+
+// TestNobodyEditsAConfigMapInPlace: kubelets would bring an edit to all nodes at once, and no rollout would stop it at the first. An
+// overlay of an owner's does not inherit it for what he replaces or merges, and has it as the kustomization of base tells him.
+func TestNobodyEditsAConfigMapInPlace(t *testing.T) {
+	for _, folder := range []string{"base", "overlays/kind", "overlays/gke"} {
+		dir := t.TempDir()
+		base, err := filepath.Abs(filepath.Join(manifests, folder))
+		if err != nil {
+			t.Fatal(err)
+		}
+		there, err := filepath.Rel(dir, base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := filepath.Rel(filepath.Dir(base), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(filepath.Join(manifests, folder, "kustomization.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		options := strings.Contains(string(text), "\ngeneratorOptions:\n  immutable: true\n")
+		if !options {
+			t.Errorf("%s has no generatorOptions to copy", folder)
+		}
+		owners := "resources: [" + there + "]\ngeneratorOptions:\n  immutable: true\nconfigMapGenerator:\n" +
+			"  - {name: settings, behavior: replace, literals: [config.yaml=x]}\n  - {name: policies, behavior: merge, literals: [mine.yaml=x]}\n"
+		if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(owners), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, rendered := range []string{folder, filepath.Join(filepath.Dir(folder), back)} {
+			_, maps := daemonSet(t, rendered)
+			for name, m := range maps {
+				if m.Immutable == nil || !*m.Immutable {
+					t.Errorf("%s: the ConfigMap %s can be edited", rendered, name)
+				}
+			}
+			if len(maps) != 2 {
+				t.Errorf("%s has the ConfigMaps %v", rendered, maps)
+			}
+		}
+	}
+}

@@ -94,6 +94,7 @@ func (n *node) faults() []fault {
 		{"an agent that died", set0, `cosentry_host_agent_up`, []string{"CosentryAgentDown"}},
 		{"kubelet bypasses the agent", set1, `cosentry_host_fault{what="kubelet"}`, []string{"CosentryHostFault"}},
 		{"settings that would loosen the node", set1, `cosentry_host_fault{what="offered"}`, []string{"CosentrySettingsNotTaken"}},
+		{"policies that are not the node's", set1, `cosentry_host_fault{what="policies"}`, []string{"CosentryPoliciesNotTaken"}},
 		{"repairs that fail", grows, `cosentry_host_repairs_total{result="failure"}`, []string{"CosentryRepairsFail"}},
 		{"repairs without end", grows, `cosentry_host_repairs_total{result="success"}`, []string{"CosentryRepairedAgainAndAgain"}},
 		{"supervise hangs", stopped, `cosentry_host_looked_timestamp_seconds`, []string{"CosentryNotLookedAt"}},
