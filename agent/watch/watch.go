@@ -18,6 +18,9 @@ import (
 const (
 	// settle is how long changes are collected: editors and ConfigMap mounts make several at once.
 	settle = 50 * time.Millisecond
+	// patience is the longest that a change waits for others: who may write to the folder must not be able to keep what is
+	// in it from being read by writing on and on.
+	patience = time.Second
 	// recheck is how often it is done without being told.
 	recheck = time.Minute
 )
@@ -51,20 +54,28 @@ func loop(ctx context.Context, again <-chan os.Signal, events <-chan fsnotify.Ev
 	defer changed.Stop()
 	tick := time.NewTicker(recheck)
 	defer tick.Stop()
+	var due time.Time // by which what has changed is loaded; zero: nothing has
+	soon := func(most time.Duration) {
+		if now := time.Now(); due.IsZero() || due.After(now.Add(most)) {
+			due = now.Add(most)
+		}
+		changed.Reset(min(settle, time.Until(due)))
+	}
 	for {
 		add()
 		select {
 		case <-ctx.Done():
 			return
 		case <-events:
-			changed.Reset(settle)
+			soon(patience)
 		case <-errs:
-			changed.Reset(settle)
+			soon(patience)
 		case <-tick.C:
-			changed.Reset(0)
+			soon(0)
 		case <-again:
-			changed.Reset(0)
+			soon(0)
 		case <-changed.C:
+			due = time.Time{}
 			load()
 		}
 	}

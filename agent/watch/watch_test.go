@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/fsnotify/fsnotify"
 )
 
 func start(t *testing.T, dir string) (loads <-chan struct{}, again chan os.Signal) {
@@ -103,4 +105,26 @@ func TestWithoutAWatcher(t *testing.T) {
 	wait(t, "at once", loads)
 	again <- syscall.SIGHUP
 	wait(t, "after a signal", loads)
+}
+
+// Sync's folder is a stranger's where sync was taken over: one who writes to it without end must not keep the next set out.
+func TestChangesWithoutEndAreLoaded(t *testing.T) {
+	events := make(chan fsnotify.Event)
+	loads, _ := run(t, func(ctx context.Context, again <-chan os.Signal, load func()) {
+		loop(ctx, again, events, nil, func() {}, load)
+	})
+	wait(t, "at once", loads)
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		for {
+			select {
+			case events <- fsnotify.Event{}:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	wait(t, "while the folder changes on and on", loads)
+	wait(t, "and again", loads)
 }
