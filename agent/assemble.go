@@ -26,9 +26,10 @@ import (
 
 // agent is all that `run` puts together.
 type agent struct {
-	config config.Config
-	log    *slog.Logger
-	socket string // that is served
+	config   config.Config
+	settings runWith // config, and where it is from
+	log      *slog.Logger
+	socket   string // that is served
 
 	metrics       *metrics.Metrics
 	records       *audit.Log
@@ -49,8 +50,9 @@ type agent struct {
 }
 
 // assemble puts an agent together, from what records and judges to what asks for it. Nothing is served yet.
-func assemble(c config.Config, log *slog.Logger) (_ *agent, err error) {
-	a := &agent{config: c, log: log, metrics: newMetrics(c)}
+func assemble(s runWith, log *slog.Logger) (_ *agent, err error) {
+	a := &agent{config: s.Config, settings: s, log: log, metrics: newMetrics(s.Config)}
+	a.metrics.Settings(s.fault != nil)
 	defer func() {
 		if err != nil {
 			a.close()

@@ -43,7 +43,7 @@ func (a *agent) note(action, words string) {
 func (a *agent) noteStart() {
 	c := a.config
 	a.note(audit.ActionStart, fmt.Sprintf("version %s, mode %s, policies in %s, noMatch %s, namespaces %s, exempt %s, unknown methods %s",
-		buildVersion(), c.Mode, c.Policies.Dir, c.Policies.NoMatch, c.Namespaces.Enforce, c.Namespaces.Exempt, c.Runtime.UnknownMethods))
+		buildVersion(), c.Mode, c.Policies.Dir, c.Policies.NoMatch, c.Namespaces.Enforce, c.Namespaces.Exempt, c.Runtime.UnknownMethods)+a.settings.words())
 }
 
 func (a *agent) breakGlassStatus() *sight.BreakGlass {

@@ -133,6 +133,9 @@ func (a *agent) statusLine() string {
 	if g, _ := a.glass.State(); g != nil {
 		line = "BREAK-GLASS until " + g.Until.Format(time.RFC3339) + ": everything is let through; " + line
 	}
+	if b := a.settings.status(); b != nil {
+		line = "SETTINGS BROKEN: " + b.File + " is not in force, a copy kept at " + b.Kept.Format(time.RFC3339) + " is; see cosentry config check; " + line
+	}
 	if err := a.ready(); err != nil {
 		line = "NOT READY: " + err.Error() + "; " + line
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,7 +25,10 @@ func runCommand() *cobra.Command {
 		Short: "Serve the CRI socket and judge what is to run",
 		Long: `Serve the CRI socket in front of the runtime until SIGTERM. Policies and the namespaces file are
 read again when they change and on SIGHUP. Under systemd the socket may be handed over, and
-readiness is reported.`,
+readiness is reported.
+
+As a service it keeps a copy of the settings with which it started well. Settings that are faulty or missing at a later start
+are not in force then: it goes on with the copy, and says so in log, status, metrics and audit log. Without a copy it does not start.`,
 		Example: "  cosentry run --config /etc/cosentry/config.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -36,30 +38,22 @@ readiness is reported.`,
 			if err != nil {
 				return err
 			}
-			c, log, err := settingsForRun(path, os.Stderr)
+			s, err := settingsToRun(path, stateFolder())
 			if err != nil {
 				return err
 			}
-			return run(cmd.Context(), c, log, hangups)
+			return run(cmd.Context(), s, os.Stderr, hangups)
 		},
 	}
 }
 
-// settingsForRun reads the settings at path and makes the log, on w, that they ask for.
+// settingsForRun reads the settings at path and makes the log, on w, that they ask for. It knows of no copy.
 func settingsForRun(path string, w io.Writer) (config.Config, *slog.Logger, error) {
-	c, err := config.Load(path)
-	var faulty *config.FaultyError
-	if errors.As(err, &faulty) {
-		return c, nil, fmt.Errorf("%w\nno agent starts with these settings; once they are mended, see: cosentry config check %s", err, path)
-	}
+	s, err := settingsToRun(path, "")
 	if err != nil {
-		return c, nil, err
+		return config.Config{}, nil, err
 	}
-	log := newLog(c.Log, w)
-	if path == "" {
-		log.Warn("there is no settings file: the built-in defaults are in use", "file", defaultConfig)
-	}
-	return c, log, nil
+	return s.Config, s.log(w), nil
 }
 
 // surviveSignals keeps the process alive where it would die for no good reason, from now until
@@ -80,19 +74,31 @@ func moreHangups() <-chan os.Signal {
 	return hangups
 }
 
-// run serves until ctx ends. Policies that cannot be loaded and a runtime that is not
-// there are no reasons to stop: kubelet needs the socket for all the rest.
-func run(ctx context.Context, c config.Config, log *slog.Logger, hangups <-chan os.Signal) error {
-	a, err := assemble(c, log)
+// run serves until ctx ends. Policies that cannot be loaded, a runtime that is not
+// there, and settings that are faulty where older ones were good, are no reasons to stop: kubelet needs the socket for all the rest.
+func run(ctx context.Context, s runWith, w io.Writer, hangups <-chan os.Signal) error {
+	a, err := begin(s, w)
 	if err != nil {
 		return err
 	}
 	defer a.close()
-	listener, err := listen(c.Listen)
+	listener, err := listen(a.config.Listen)
 	if err != nil {
 		return err
 	}
 	return a.serve(ctx, listener, hangups)
+}
+
+// begin puts an agent together; of the copy, if it cannot be made of settings that looked good.
+func begin(s runWith, w io.Writer) (*agent, error) {
+	a, err := assemble(s, s.log(w))
+	if err == nil || s.fault != nil || s.data == nil {
+		return a, err
+	}
+	if s, err = lastGood(s.path, s.state, err); err != nil {
+		return nil, err
+	}
+	return assemble(s, s.log(w))
 }
 
 // listen takes the socket that systemd hands over, or makes one.
@@ -136,6 +142,7 @@ func (a *agent) serve(ctx context.Context, listener net.Listener, hangups <-chan
 	group.Go(func() error { a.pause.Run(ctx); return nil })
 	group.Go(func() error { a.glass.Run(ctx); return nil })
 	group.Go(func() error { a.refusals.recall(ctx, c.Audit.Dir); return nil })
+	group.Go(func() error { a.settings.keep(ctx, a.socket, log); return nil })
 	group.Go(func() error { giveMemoryBack(ctx, giveBackEvery); return nil })
 	if c.HTTP.Address != "" {
 		group.Go(func() error {

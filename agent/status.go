@@ -61,6 +61,8 @@ func (a *agent) status() sight.Status {
 		LastRefusal: a.refusals.last(),
 		Sandbox:     a.sandboxStatus(),
 		BreakGlass:  a.breakGlassStatus(),
+
+		SettingsBroken: a.settings.status(),
 	}
 	if err := a.ready(); err != nil {
 		s.NotReady = err.Error()
@@ -88,7 +90,7 @@ func statusCommand() *cobra.Command {
 		Long: `Show mode, runtime, policies in force and what they refer to, namespaces, decisions so far and the
 head of the audit log of the agent that runs on this node, asked on the loopback address of its settings.
 Exit status: 0 it is ready, 1 it is not (no policies in force, no runtime, or audit records that are
-required and cannot be written), 2 no answer.`,
+required and cannot be written) or its settings are faulty and older ones hold, 2 no answer.`,
 		Example: "  cosentry status\n  cosentry status -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -106,7 +108,7 @@ required and cannot be written), 2 no answer.`,
 			if err := printStatus(cmd.OutOrStdout(), s, output); err != nil {
 				return err
 			}
-			if s.NotReady != "" {
+			if s.NotReady != "" || s.SettingsBroken != nil {
 				return exitError(exitRefused)
 			}
 			return nil

@@ -29,6 +29,7 @@ func printStatus(w io.Writer, s sight.Status, output string) error {
 	row("version", "%s", s.Version)
 	row("node", "%s", s.Node)
 	row("mode", "%s", s.Mode)
+	settingsRow(s.SettingsBroken, row)
 	breakGlassRow(s.BreakGlass, time.Now(), row)
 	if s.NotReady != "" {
 		row("NOT READY", "%s", s.NotReady)

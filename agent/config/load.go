@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/cosentry/cosentry/verify/rescue"
 )
 
 // maxSize bounds the settings file. A real one is under 2 KiB.
@@ -28,18 +30,30 @@ func (e *FaultyError) Unwrap() error { return e.Err }
 // Load reads the settings at path. An empty path gives the defaults. Its error is a *FaultyError if
 // the file could be read.
 func Load(path string) (Config, error) {
+	c, _, err := Read(path)
+	return c, err
+}
+
+// Read is Load, and gives the bytes that the settings are made of.
+func Read(path string) (Config, []byte, error) {
 	if path == "" {
-		return Default(), nil
+		return Default(), nil, nil
 	}
 	data, err := read(path)
 	if err != nil {
-		return Config{}, err
+		return Config{}, nil, err
 	}
-	c, err := Parse(data)
+	c, err := parse(data)
 	if err != nil {
-		return Config{}, &FaultyError{Path: path, Err: err}
+		return Config{}, nil, &FaultyError{Path: path, Err: err}
 	}
-	return c, nil
+	return c, data, nil
+}
+
+// parse is Parse where a panic would take the runtime's socket from the node.
+func parse(data []byte) (c Config, err error) {
+	err = rescue.Do(nil, "reading the settings", func() (err error) { c, err = Parse(data); return err })
+	return c, err
 }
 
 // read opens without waiting: a pipe in the file's place would hang the start for ever.

@@ -46,9 +46,16 @@ const smallest = "apiVersion: " + APIVersion + "\nkind: " + Kind + "\n"
 const referenceHead = `# Settings
 
 cosentry reads one YAML document, by default from ` + "`/etc/cosentry/config.yaml`" + `. Reading is strict: an unknown or
-repeated key, a wrong type and a value out of bounds are errors with line or field, and the agent does not start
-with them; ` + "`cosentry config check`" + ` tells before. Durations are written ` + "`30s`, `5m`, `1h`" + `; sizes are bytes, or
+repeated key, a wrong type and a value out of bounds are errors with line or field, and nothing of such a file is in force;
+` + "`cosentry config check`" + ` tells before. Durations are written ` + "`30s`, `5m`, `1h`" + `; sizes are bytes, or
 ` + "`512Ki`, `64Mi`, `1Gi`" + `. Settings are read at start; policies are read again whenever they change.
+
+The service keeps a copy of the settings with which it started well, for root alone, in ` + "`" + StateDir + "/" + keptDir + "`" + `. If it finds
+the file faulty or gone at a later start, it goes on with the copy, so that kubelet keeps its runtime: what held before holds, and
+nothing that was changed since then, be it stricter or weaker. It says so in its log, in ` + "`cosentry status`" + ` and ` + "`doctor`" + `, in
+` + "`systemctl status`" + `, in the audit log and with ` + "`cosentry_settings_broken`" + `. Mend the file and restart the service. A file that was removed
+does not bring the built-in defaults back, which would leave out what the settings add to them; a file with nothing but the two
+lines below does. An agent that never started well on the node does not start with faulty settings, and one that is run by hand keeps no copy.
 
 This page is made from the code by ` + "`go test ./agent/config -update`" + ` and checked by the same test.
 

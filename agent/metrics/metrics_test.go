@@ -66,6 +66,7 @@ func TestFromTheStart(t *testing.T) {
 // TestEveryMethod calls each method with values that end in no other's series.
 func TestEveryMethod(t *testing.T) {
 	m := New(options)
+	m.Settings(true)
 	up, queued := false, 0
 	var fault error
 	m.WatchRuntime(func() bool { return up })

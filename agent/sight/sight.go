@@ -21,6 +21,8 @@ type Status struct {
 	Listen  string `json:"listen"`
 	// NotReady is why the agent cannot judge what it is asked to judge; empty if it can.
 	NotReady string `json:"notReady,omitempty"`
+	// SettingsBroken is there while the settings file is not in force.
+	SettingsBroken *SettingsBroken `json:"settingsBroken,omitempty"`
 	// Runtime is the runtime's socket, RuntimeState the state of the connection to it as gRPC
 	// names it (READY, IDLE, CONNECTING, TRANSIENT_FAILURE).
 	Runtime      string    `json:"runtime"`
