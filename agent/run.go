@@ -146,7 +146,7 @@ func (a *agent) serve(ctx context.Context, listener net.Listener, hangups <-chan
 	group.Go(func() error { giveMemoryBack(ctx, giveBackEvery); return nil })
 	if c.HTTP.Address != "" {
 		group.Go(func() error {
-			return sight.Serve(ctx, c.HTTP.Address, sight.Sources{Metrics: a.metrics.Handler(), Ready: a.ready, Status: a.status}, log)
+			return sight.Serve(ctx, c.HTTP.Address, sight.Sources{Metrics: a.metrics.Handler(), Ready: a.inOrder, Status: a.status}, log)
 		})
 	}
 	if systemd := newReporter(a.socket, a.statusLine, log); systemd != nil {

@@ -135,6 +135,18 @@ func (s runWith) words() string {
 	return fmt.Sprintf("; THE SETTINGS FILE IS NOT IN FORCE, these are a copy kept at %s: %s", s.kept.At.UTC().Format(time.RFC3339), s.faults())
 }
 
+// inOrder says why the agent is not ready, or not with the settings that its owner believes: whoever brings settings to many nodes is to
+// see it at the first.
+func (a *agent) inOrder() error {
+	if err := a.ready(); err != nil {
+		return err
+	}
+	if b := a.settings.status(); b != nil {
+		return fmt.Errorf("the settings %s are not in force, a copy kept at %s is: %s", b.File, b.Kept.Format(time.RFC3339), b.Fault)
+	}
+	return nil
+}
+
 func (s runWith) status() *sight.SettingsBroken {
 	if s.fault == nil {
 		return nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,6 +103,10 @@ func TestATypoInTheSettingsTakesNothingFromKubelet(t *testing.T) {
 	if body, _ := p.get(t, "/metrics"); !strings.Contains(body, "\ncosentry_settings_broken 1\n") {
 		t.Error("no metric says that the settings are broken")
 	}
+	p.eventually(t, "it is said that it is not as its owner believes", func() bool {
+		body, code := p.get(t, "/readyz")
+		return code == http.StatusServiceUnavailable && strings.Contains(body, "not in force")
+	})
 	out, errs, code = command(t, "status", "--config", p.settings())
 	if code != 1 || !strings.Contains(out, "SETTINGS BROKEN") || !strings.Contains(out, "polices") || !strings.Contains(errs, "NOT IN FORCE") {
 		t.Errorf("status: exit %d\n%s%s", code, out, errs)

@@ -115,7 +115,8 @@ type node struct {
 	tree *files.Tree
 
 	config   config.Config
-	faulty   error // of the settings; config has the defaults then
+	faulty   error  // of the settings; config has those of the copy then, or the defaults
+	kept     string // the copy, if config has its settings
 	status   *sight.Status
 	silent   error // why there is no status
 	systemd  Systemd

@@ -114,7 +114,29 @@ func TestFaultsAreNamed(t *testing.T) {
 		"no settings": {"settings", func(t *testing.T, n *node) {
 			n.Settings = "/nowhere"
 			n.readSettings()
-		}, Warn, "no settings file", "install"},
+		}, Fail, "no settings file", "install"},
+		"settings with a fault, and an agent that goes by a copy": {"settings", func(t *testing.T, n *node) {
+			n.write(t, host.ConfigFile, "mod: enforce\n")
+			n.readSettings()
+			n.status.SettingsBroken = &sight.SettingsBroken{Copy: "/the/copy", Fault: "as it was"}
+		}, Fail, "NOT IN FORCE", "cosentry config check"},
+		"settings with a fault, and a copy for the next start": {"settings", func(t *testing.T, n *node) {
+			n.write(t, config.KeptFile(config.StateDir, host.ConfigFile), "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\nmode: observe\n")
+			n.write(t, host.ConfigFile, "mod: enforce\n")
+			n.readSettings()
+		}, Fail, "an agent that starts now goes on with a copy of older settings, mode observe", "cosentry config check"},
+		"settings with a fault, and a copy that others can write to": {"settings", func(t *testing.T, n *node) {
+			kept := config.KeptFile(config.StateDir, host.ConfigFile)
+			n.write(t, kept, "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\nmode: observe\n")
+			if err := os.Chmod(filepath.Join(n.Root, kept), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			n.write(t, host.ConfigFile, "mod: enforce\n")
+			n.readSettings()
+		}, Fail, "an agent does not start", "cosentry config check"},
+		"settings that were mended": {"settings", func(_ *testing.T, n *node) {
+			n.status.SettingsBroken = &sight.SettingsBroken{Copy: "/the/copy", Fault: "line 3: unknown"}
+		}, Warn, "not in force yet", "restart"},
 		"observe":                      {"mode", func(_ *testing.T, n *node) { n.status.Mode, n.config.Mode = "observe", "observe" }, Warn, "nothing is refused", "enforce"},
 		"a mode that is not in force":  {"mode", func(_ *testing.T, n *node) { n.config.Mode = "observe" }, Warn, "the agent is in mode enforce", "restart"},
 		"a glass that is broken":       {"mode", func(_ *testing.T, n *node) { n.status.BreakGlass = &sight.BreakGlass{Reason: "fire", By: "root"} }, Warn, "because: fire", "--end"},

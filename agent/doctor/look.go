@@ -46,7 +46,8 @@ func open(ctx context.Context, o Options) (*node, error) {
 	return n, nil
 }
 
-// readSettings reads them as the agent would. Where they are faulty the other checks go by the defaults.
+// readSettings reads them as the agent would. Where they are faulty the other checks go by the copy that an agent goes by, or else by
+// the defaults.
 func (n *node) readSettings() {
 	data, err := n.tree.Read(n.Settings)
 	switch {
@@ -57,9 +58,28 @@ func (n *node) readSettings() {
 	default:
 		n.config, n.faulty = config.Parse(data)
 	}
-	if n.faulty != nil {
-		n.config = config.Default()
+	if n.faulty == nil {
+		return
 	}
+	n.config = config.Default()
+	if c, ok := n.readKept(); ok {
+		n.config, n.kept = c, config.KeptFile(config.StateDir, n.Settings)
+	}
+}
+
+// readKept reads the copy of the settings with which an agent last started well. One that is not root's alone counts for nothing.
+func (n *node) readKept() (config.Config, bool) {
+	file := config.KeptFile(config.StateDir, n.Settings)
+	fi, err := n.tree.Lstat(file)
+	if err != nil || !fi.Mode().IsRegular() || fi.Mode().Perm()&0o077 != 0 || n.tree.RootAlone(file) != nil {
+		return config.Config{}, false
+	}
+	data, err := n.tree.Read(file)
+	if err != nil || data == nil {
+		return config.Config{}, false
+	}
+	c, err := config.Parse(data)
+	return c, err == nil
 }
 
 // readState reads what an installation left.

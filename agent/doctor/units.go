@@ -12,6 +12,7 @@ import (
 	"github.com/cosentry/cosentry/agent/config"
 	"github.com/cosentry/cosentry/agent/host"
 	"github.com/cosentry/cosentry/agent/host/files"
+	"github.com/cosentry/cosentry/agent/sight"
 	"github.com/cosentry/cosentry/systemd"
 	"github.com/cosentry/cosentry/systemd/manager"
 )
@@ -20,9 +21,23 @@ import (
 const installAgain = "cosentry install, which writes again what is missing"
 
 func settings(_ context.Context, n *node) Finding {
+	mend := "mend the file, check it (cosentry config check " + n.Settings + "), and systemctl restart " + systemd.Service
+	var broken *sight.SettingsBroken
+	if n.status != nil {
+		broken = n.status.SettingsBroken
+	}
 	switch {
+	case n.faulty != nil && broken != nil:
+		return fail(mend, "%s is NOT IN FORCE: %v; the agent goes on with a copy of older settings, mode %s, kept at %s in %s: what was changed since then does not hold",
+			n.Settings, n.faulty, n.status.Mode, broken.Kept.Format(time.RFC3339), broken.Copy)
+	case broken != nil:
+		return warn("systemctl restart "+systemd.Service, "%s is good, and is not in force yet: the agent found it faulty when it started (%s), and goes on with a copy kept at %s",
+			n.Settings, broken.Fault, broken.Kept.Format(time.RFC3339))
+	case n.faulty != nil && n.kept != "":
+		return fail(mend, "%s: %v; an agent that starts now goes on with a copy of older settings, mode %s, in %s: what was changed since then does not hold",
+			n.Settings, n.faulty, n.config.Mode, n.kept)
 	case errors.Is(n.faulty, fs.ErrNotExist):
-		return warn(installAgain, "%v; the built-in defaults hold", n.faulty)
+		return fail(installAgain, "%v: the service does not start without it, and nothing that it could go by instead is kept", n.faulty)
 	case n.faulty != nil:
 		return fail("mend the file and check it: cosentry config check "+n.Settings, "%s: an agent does not start with these settings: %v", n.Settings, n.faulty)
 	}
