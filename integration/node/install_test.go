@@ -221,7 +221,7 @@ func (s *site) wantGone(t testing.TB) {
 			t.Errorf("%s is %s, want systemd not to know it", unit, state)
 		}
 	}
-	for _, file := range []string{"/run/cosentry", "/opt/cosentry", "/var/lib/cosentry", "/usr/local/bin/cosentry", ourBinaryIn(s.Layout)} {
+	for _, file := range []string{"/run/cosentry", "/opt/cosentry", "/var/lib/cosentry/install/state.json", "/var/lib/cosentry/evidence", "/usr/local/bin/cosentry", ourBinaryIn(s.Layout)} {
 		if s.there(file) {
 			t.Errorf("%s is still there", file)
 		}
