@@ -25,6 +25,9 @@ import (
 	"path"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/cosentry/cosentry/agent/host/files"
 	"github.com/cosentry/cosentry/agent/host/kubelet"
 	"github.com/cosentry/cosentry/systemd/manager"
@@ -201,7 +204,9 @@ func wait(ctx context.Context, limit time.Duration, f func(context.Context) erro
 		if err == nil {
 			return nil
 		}
-		if last == nil || ctx.Err() == nil {
+		// A server that was told of the deadline may say so a moment before ctx does.
+		cutOff := ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
+		if last == nil || !cutOff {
 			last = err
 		}
 		select {
