@@ -58,6 +58,8 @@ func TestDoctor(t *testing.T) {
 			t.Logf("%s: %s: %s", f.Level, id, f.Saw)
 		}
 	})
+	s.step("canaries are no refusals", s.testCanaryIsNoRefusal)
+	s.step("a typo in the settings, and a restart", s.testTypo)
 	s.step("a stranger by kubelet's name on the runtime's socket", func(t *testing.T) {
 		s.stranger(t, machine.RuntimeSocket)
 		s.wantFinding(t, "runtime-clients", "warn", `"kubelet" (process `)
