@@ -93,6 +93,8 @@ func (n *node) faults() []fault {
 		{"a node that cannot be reached", set0, `up{job="cosentry"}`, []string{"CosentryNotScraped"}},
 		{"an agent that died", set0, `cosentry_host_agent_up`, []string{"CosentryAgentDown"}},
 		{"kubelet bypasses the agent", set1, `cosentry_host_fault{what="kubelet"}`, []string{"CosentryHostFault"}},
+		{"a host with no room", set1, `cosentry_host_fault{what="room"}`, []string{"CosentryHostUnfit"}},
+		{"settings that are faulty or gone", set1, `cosentry_settings_broken`, []string{"CosentrySettingsBroken"}},
 		{"settings that would loosen the node", set1, `cosentry_host_fault{what="offered"}`, []string{"CosentrySettingsNotTaken"}},
 		{"policies that are not the node's", set1, `cosentry_host_fault{what="policies"}`, []string{"CosentryPoliciesNotTaken"}},
 		{"repairs that fail", grows, `cosentry_host_repairs_total{result="failure"}`, []string{"CosentryRepairsFail"}},
@@ -124,7 +126,7 @@ func (n *node) faults() []fault {
 		{"a log that ends", soon, `cosentry_trust_root_signing_end_timestamp_seconds`, []string{"CosentryTrustRootSigningEnds"}},
 		{"a cache that cannot be written", set1, `cosentry_trust_unkept{kind="kms key"}`, []string{"CosentryTrustNotKept"}},
 		{"a key management service is away", grows, `cosentry_trust_fetch_failures_total{kind="kms key"}`, []string{"CosentryTrustNotFetched"}},
-		{"cosentry was taken off on purpose", func(_ time.Duration, last float64) (float64, bool) { return 1 - last, true }, `{__name__=~"cosentry_host_(agent_up|removed|installed)"}`, nil},
+		{"cosentry was taken off on purpose", func(_ time.Duration, last float64) (float64, bool) { return 1 - last, true }, `{__name__=~"cosentry_host_(agent_up|removed|installed)"}`, []string{"CosentryTakenOff"}},
 	}
 }
 
