@@ -143,6 +143,7 @@ func TestSystemdIsToldOfBrokenSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Config = settings
+	s.Evidence.Dir = "" // not this machine's
 	a, err := assemble(s, quiet())
 	if err != nil {
 		t.Fatal(err)
@@ -233,6 +234,7 @@ func TestSettingsOfWhichNoAgentCanBeMade(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	write(t, file, readFile(t, file)+"evidence: {dir: \"\"}\n") // not this machine's
 	c, data, err := config.Read(file)
 	if err != nil {
 		t.Fatal(err)
