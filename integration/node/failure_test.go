@@ -84,9 +84,15 @@ func (s *site) upgrade(t testing.TB, binary string) {
 
 // brokenUpgrade installs a binary whose run does something else, and expects
 // the one before to be in force again, by itself and without a touch to kubelet.
-func (s *site) brokenUpgrade(t *testing.T, run string) {
-	must(t, s.WriteFile("/root/broken", "#!/bin/sh\n[ \"$1\" = version ] && echo cosentry v9.9.9 && exit 0\n"+run+"\n"))
+// broken writes a binary that answers as one to install should, and then does something else than run.
+func (s *site) broken(t testing.TB, run string) {
+	t.Helper()
+	must(t, s.WriteFile("/root/broken", "#!/bin/sh\ncase \"$1\" in\nversion) echo cosentry v9.9.9; exit 0;;\nconfig) exit 0;;\nesac\n"+run+"\n"))
 	must(t, os.Chmod(s.Path("/root/broken"), 0o755))
+}
+
+func (s *site) brokenUpgrade(t *testing.T, run string) {
+	s.broken(t, run)
 	good, err := os.Readlink(s.Path(ourBinary))
 	must(t, err)
 	before := s.snapshot(t)
@@ -99,6 +105,9 @@ func (s *site) brokenUpgrade(t *testing.T, run string) {
 		t.Fatalf("a broken binary was installed:\n%s", out)
 	}
 	t.Log(out)
+	if !strings.Contains(out, "cosentry.service") {
+		t.Errorf("it was never started:\n%s", out)
+	}
 	if now, err := os.Readlink(s.Path(ourBinary)); err != nil || now != good {
 		t.Errorf("%s leads to %s (%v), want %s as before", ourBinary, now, err, good)
 	}
@@ -159,8 +168,7 @@ func TestInstallationThatFails(t *testing.T) {
 		must(t, err)
 	})
 	s.step("a binary that ends at once", func(t *testing.T) {
-		must(t, s.WriteFile("/root/broken", "#!/bin/sh\n[ \"$1\" = version ] && echo cosentry v9.9.9 && exit 0\nexit 1\n"))
-		must(t, os.Chmod(s.Path("/root/broken"), 0o755))
+		s.broken(t, "exit 1")
 		fails(t, "cosentry.service", "--binary", "/root/broken")
 	})
 	s.step("a layout that this host has not", func(t *testing.T) { fails(t, "eks", "--kubelet", "eks") })
