@@ -48,7 +48,7 @@ It runs in a pod of the DaemonSet, in the host's network, until SIGTERM.`,
 			log.Info("watching the host", "root", o.Root, "interval", every, "version", buildVersion())
 			group, ctx := errgroup.WithContext(cmd.Context())
 			group.Go(func() error { return s.Run(ctx) })
-			agent := agentAt{hostProofs: hostProofs{root: o.Root}, sync: sync}
+			agent := agentAt{hostProofs: hostProofs{root: o.Root}, sync: sync, noted: &asked{log: log}}
 			if listen != "" {
 				group.Go(func() error { return sight.ServePublic(ctx, listen, superviseMetricsHandler(s.Seen, agent), log) })
 			}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
 	"syscall"
 	"time"
 
@@ -17,6 +19,40 @@ type agentAt struct {
 	hostProofs
 	// sync is where cosentry sync shows its metrics; empty: it is not asked.
 	sync string
+	// noted is told why one of them could not be asked; it may be nil.
+	noted *asked
+}
+
+// asked logs why somebody cannot be asked, each reason once.
+type asked struct {
+	log *slog.Logger
+
+	mu   sync.Mutex
+	said map[string]string
+}
+
+func (a *asked) note(who string, err error) {
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	if a.said[who] == why {
+		return
+	}
+	if a.said == nil {
+		a.said = map[string]string{}
+	}
+	a.said[who] = why
+	if err != nil {
+		a.log.Warn("metrics cannot be had", "of", who, "error", err)
+		return
+	}
+	a.log.Info("metrics can be had again", "of", who)
 }
 
 // maxShown bounds the metrics of the agent and of sync, in bytes. Real ones are under 64 KiB.

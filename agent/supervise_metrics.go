@@ -48,6 +48,7 @@ func superviseMetrics(ctx context.Context, seen host.Seen, agent agentAt) ([]byt
 	}
 	var up shows
 	body, err := agent.get(ctx, "/metrics")
+	agent.noted.note("the agent", err)
 	there := err == nil
 	if there {
 		there, err = pass(body, func(name string) bool {
@@ -62,6 +63,7 @@ func superviseMetrics(ctx context.Context, seen host.Seen, agent agentAt) ([]byt
 	}
 	up.agent = there
 	if body, asked, err := agent.syncMetrics(ctx); asked {
+		agent.noted.note("sync", err)
 		there := err == nil
 		if there {
 			// What is common to all programs, such as their memory, is the agent's here.
