@@ -52,9 +52,9 @@ func (s Server) checkOwner(address string) error {
 // listenersOf are the users whose sockets listen on exactly this address, in the network namespace of the caller, which is also
 // where it connects.
 func listenersOf(ip net.IP, port int) (users []int, err error) {
-	table, want := "/proc/self/net/tcp6", ip.To16()
+	table, want := "/proc/thread-self/net/tcp6", ip.To16()
 	if v4 := ip.To4(); v4 != nil {
-		table, want = "/proc/self/net/tcp", v4
+		table, want = "/proc/thread-self/net/tcp", v4
 	}
 	f, err := os.Open(table)
 	if os.IsNotExist(err) {

@@ -263,6 +263,25 @@ func TestSocketIsKnownByItsFile(t *testing.T) {
 	}
 }
 
+// The first thread of a Go program cannot end. If it went to another namespace it would stay there, and /proc/self show the
+// program what is in a pod where it means to look at the node.
+func TestProcessStaysInItsNetworkNamespace(t *testing.T) {
+	_, path := listen(t)
+	connect(t, path, 1, true)
+	before, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		if _, err := Inspect(t.Context(), "", path); err != nil {
+			t.Fatal(err)
+		}
+		if after, err := os.Readlink("/proc/self/ns/net"); err != nil || after != before {
+			t.Fatalf("it was in %s, and after %d looks is in %s (%v)", before, i+1, after, err)
+		}
+	}
+}
+
 func TestNoSocket(t *testing.T) {
 	l, path := listen(t)
 	l.(*net.UnixListener).SetUnlinkOnClose(false)

@@ -172,14 +172,30 @@ func everywhere(ctx context.Context, proc string, processes []int) ([]sock, erro
 		err   error
 	}
 	answers := make(chan answer, 1)
-	go func() {
-		// A thread that has been to another namespace is not given back: it ends with this goroutine.
-		runtime.LockOSThread()
+	go aside(func() {
 		socks, err := roam(ctx, proc, processes)
 		answers <- answer{socks, err}
-	}()
+	})
 	a := <-answers
 	return a.socks, a.err
+}
+
+// aside calls f on a thread that ends with it, so that whatever f does to the thread is never met again. The process's first thread is
+// not taken: Go cannot end it, and it is whose namespaces /proc/self shows. Left in a pod's, it would have the whole process take that
+// pod's listeners for the node's.
+func aside(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return // locked: the thread ends
+	}
+	defer runtime.UnlockOSThread()
+	done := make(chan struct{})
+	go func() { // on another thread: this one is held
+		defer close(done)
+		aside(f)
+	}()
+	<-done
 }
 
 // roam takes the calling thread through the network namespaces, its own first.
