@@ -11,14 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/cosentry/cosentry/agent/audit"
-	"github.com/cosentry/cosentry/agent/canary"
 	"github.com/cosentry/cosentry/agent/config"
+	"github.com/cosentry/cosentry/agent/firsthand"
 	"github.com/cosentry/cosentry/agent/host"
-	"github.com/cosentry/cosentry/agent/host/files"
 	"github.com/cosentry/cosentry/agent/host/kubelet"
-	"github.com/cosentry/cosentry/agent/host/peers"
-	"github.com/cosentry/cosentry/agent/sight"
 	"github.com/cosentry/cosentry/systemd/manager"
 )
 
@@ -29,6 +25,8 @@ type hostFlags struct {
 	healthz                  string
 	weaken, again            bool
 	replace                  bool
+	binary                   string
+	timeout                  time.Duration
 }
 
 func (f *hostFlags) add(cmd *cobra.Command) {
@@ -51,8 +49,6 @@ func (f *hostFlags) addInstall(cmd *cobra.Command) {
 func installCommand() *cobra.Command {
 	var f hostFlags
 	var dryRun bool
-	var binary string
-	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "install",
 		Short: "Put cosentry between this host's kubelet and its runtime",
@@ -72,35 +68,20 @@ Exit status: 0 installed, or left alone because a person took it off; 2 not inst
 		Example: "  cosentry install --dry-run\n  cosentry install\n  cosentry install --host-root /host --settings /config/config.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-			defer cancel()
-			o, err := f.options(ctx, cmd.OutOrStdout())
-			if err != nil {
-				return err
-			}
-			if binary != "" {
-				if o.Binary, o.Version, err = another(ctx, binary); err != nil {
-					return err
+			return f.on(cmd, func(ctx context.Context, h *host.Host) error {
+				if dryRun {
+					p, err := h.Plan(ctx)
+					if err != nil {
+						return err
+					}
+					return p.Print(cmd.OutOrStdout())
 				}
-				o.Check = anotherChecks(ctx, o.Binary)
-			}
-			h, err := host.New(o)
-			if err != nil {
-				return err
-			}
-			defer h.Close()
-			if !dryRun {
 				err := h.Install(ctx)
 				if errors.Is(err, host.ErrTakenOff) {
 					_, err = fmt.Fprintf(cmd.OutOrStdout(), "NOT INSTALLED: %v\n", err)
 				}
 				return err
-			}
-			p, err := h.Plan(ctx)
-			if err != nil {
-				return err
-			}
-			return p.Print(cmd.OutOrStdout())
+			})
 		},
 	}
 	f.addInstall(cmd)
@@ -108,9 +89,31 @@ Exit status: 0 installed, or left alone because a person took it off; 2 not inst
 	cmd.Flags().BoolVar(&f.replace, "replace-policies", false, "make the node's policies those of --policies and no others; on the node itself only")
 	cmd.Flags().BoolVar(&f.again, "again", false, "try an upgrade again that did not prove itself a short time ago")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be done, with the diff of every file, and do nothing")
-	cmd.Flags().StringVar(&binary, "binary", "", "install this file instead of the binary that runs")
-	cmd.Flags().DurationVar(&timeout, "timeout", 8*time.Minute, "give up after this, and put back what was changed")
+	cmd.Flags().StringVar(&f.binary, "binary", "", "install this file instead of the binary that runs")
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 8*time.Minute, "give up after this, and put back what was changed")
 	return cmd
+}
+
+// on opens the host of the flags and has do work on it, until --timeout is over.
+func (f *hostFlags) on(cmd *cobra.Command, do func(ctx context.Context, h *host.Host) error) error {
+	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
+	defer cancel()
+	o, err := f.options(ctx, cmd.OutOrStdout())
+	if err != nil {
+		return err
+	}
+	if f.binary != "" {
+		if o.Binary, o.Version, err = another(ctx, f.binary); err != nil {
+			return err
+		}
+		o.Check = anotherChecks(ctx, o.Binary)
+	}
+	h, err := host.New(o)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return do(ctx, h)
 }
 
 // options are those that the flags ask for, with this host's systemd and proofs on it.
@@ -153,80 +156,6 @@ func (f *hostFlags) options(ctx context.Context, out io.Writer) (host.Options, e
 		Binary: "/proc/self/exe", Version: buildVersion(), Settings: f.settings, Weaken: f.weaken,
 		Policies: f.policies, ReplacePolicies: f.replace,
 		Person: root == "/", Again: f.again,
-		Systemd: sd, Proofs: hostProofs{root: root, healthz: f.healthz}, Out: out,
+		Systemd: sd, Proofs: firsthand.Proofs{Root: root, Healthz: f.healthz}, Out: out,
 	}, nil
-}
-
-// hostProofs finds out on a host whose root is at root, in whose network namespace this is, what an installation has to show.
-type hostProofs struct{ root, healthz string }
-
-// settings are those that the host's agent runs with.
-func (p hostProofs) settings() (config.Config, error) {
-	tree, err := files.Open(p.root)
-	if err != nil {
-		return config.Config{}, err
-	}
-	defer tree.Close()
-	here, err := tree.Path(host.ConfigFile) // its links are the host's
-	if err != nil {
-		return config.Config{}, err
-	}
-	return config.Load(here)
-}
-
-// Canary has an unsigned image pulled.
-func (p hostProofs) Canary(ctx context.Context, socket string) error {
-	c, err := p.settings()
-	if err != nil {
-		return err
-	}
-	r, err := canary.Pull(ctx, canary.Options{Socket: socket, AuditDir: filepath.Join(p.root, c.Audit.Dir)})
-	switch {
-	case err != nil:
-		return err
-	case !r.Seen():
-		return fmt.Errorf("an unsigned image was pulled and the agent did not see it: %s", r.Why)
-	case r.Outcome == canary.Recorded && c.Mode == config.Enforce && r.Record.Mode != audit.ModeBreakGlass:
-		return fmt.Errorf("an unsigned image was let through although policy refuses it and the settings say enforce: %s", r.Why)
-	case r.Outcome == canary.Undecided && r.Answer == "" && c.Mode == config.Enforce:
-		return fmt.Errorf("an unsigned image was let through although it could not be judged: %s", r.Why)
-	}
-	return nil
-}
-
-// Connected says whether the kubelet of the unit is a client of the socket. Another process in its control group is not it.
-func (p hostProofs) Connected(ctx context.Context, socket, unit string) (bool, error) {
-	s, err := peers.Inspect(ctx, p.root, socket)
-	if err != nil {
-		return false, err
-	}
-	for _, c := range s.Clients {
-		if c.Unit == unit && c.IsKubelet() {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// Ready asks the agent, if it serves HTTP.
-func (p hostProofs) Ready(ctx context.Context) error {
-	_, err := agentAt{hostProofs: p}.get(ctx, "/readyz")
-	if errors.Is(err, errNoAddress) {
-		return nil
-	}
-	return err
-}
-
-// Healthy asks kubelet.
-func (p hostProofs) Healthy(ctx context.Context) error {
-	const maxHealth = 64 << 10 // bytes; it says ok
-	_, err := sight.Server{URL: p.healthz, Every: true}.Get(ctx, "", maxHealth)
-	var unwell *sight.StatusError
-	switch {
-	case errors.As(err, &unwell):
-		return fmt.Errorf("kubelet says that it is not well: %w", err)
-	case err != nil:
-		return fmt.Errorf("asking kubelet whether it is well: %w", err)
-	}
-	return nil
 }

@@ -1,18 +1,17 @@
 package main
 
 import (
-	"context"
-	"log/slog"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cosentry/cosentry/agent/config"
+	"github.com/cosentry/cosentry/agent/firsthand"
 	"github.com/cosentry/cosentry/agent/host"
 	"github.com/cosentry/cosentry/agent/sight"
+	"github.com/cosentry/cosentry/agent/supervise"
 )
 
 func superviseCommand() *cobra.Command {
@@ -35,7 +34,7 @@ It runs in a pod of the DaemonSet, in the host's network, until SIGTERM.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			surviveSignals()
 			log := newLog(config.Default().Log, os.Stderr)
-			o, err := f.options(cmd.Context(), logged{log})
+			o, err := f.options(cmd.Context(), supervise.Steps(log))
 			if err != nil {
 				return err
 			}
@@ -48,12 +47,13 @@ It runs in a pod of the DaemonSet, in the host's network, until SIGTERM.`,
 			log.Info("watching the host", "root", o.Root, "interval", every, "version", buildVersion())
 			group, ctx := errgroup.WithContext(cmd.Context())
 			group.Go(func() error { return s.Run(ctx) })
-			agent := agentAt{hostProofs: hostProofs{root: o.Root}, sync: sync, noted: &asked{log: log}}
+			agent := firsthand.Agent{Root: o.Root}
 			if listen != "" {
-				group.Go(func() error { return sight.ServePublic(ctx, listen, superviseMetricsHandler(s.Seen, agent), log) })
+				from := supervise.Sources{Agent: agent, Sync: firsthand.Sync{Root: o.Root, Address: sync}, Version: buildVersion(), Log: log}
+				group.Go(func() error { return sight.ServePublic(ctx, listen, supervise.Metrics(s.Seen, from), log) })
 			}
 			if health != "" {
-				group.Go(func() error { return sight.ServeProbes(ctx, health, superviseProbes(s, agent, every, log), log) })
+				group.Go(func() error { return sight.ServeProbes(ctx, health, supervise.Probes(s, agent, log), log) })
 			}
 			return group.Wait()
 		},
@@ -64,37 +64,4 @@ It runs in a pod of the DaemonSet, in the host's network, until SIGTERM.`,
 	cmd.Flags().StringVar(&sync, "sync", "127.0.0.1:9479", "address of the metrics of cosentry sync, which are shown as well; empty: they are not")
 	cmd.Flags().DurationVar(&every, "interval", 10*time.Second, "how often to look")
 	return cmd
-}
-
-// logged writes the lines of an installation to a log.
-type logged struct{ log *slog.Logger }
-
-func (l logged) Write(p []byte) (int, error) {
-	l.log.Info("installing", "step", strings.TrimSpace(string(p)))
-	return len(p), nil
-}
-
-// notReady says why this host is not guarded as it was installed; "" if it is.
-func notReady(ctx context.Context, seen host.Seen, agent agentAt) string {
-	switch {
-	case seen.At.IsZero():
-		return "the host was not looked at yet"
-	case seen.Left:
-		return "cosentry was taken off this host"
-	case seen.Phase != host.Installed:
-		return "cosentry is not installed on this host"
-	}
-	var all []string
-	for _, f := range seen.Faults {
-		if f.What == host.FaultPolicies {
-			continue // the node is guarded, by its own. Pods that are not ready would let the next rollout go to all nodes at once
-		}
-		all = append(all, f.What+": "+f.Why)
-	}
-	if len(all) == 0 {
-		if err := agent.ready(ctx); err != nil {
-			all = append(all, err.Error())
-		}
-	}
-	return strings.Join(all, "\n")
 }

@@ -12,7 +12,6 @@ import (
 func uninstallCommand() *cobra.Command {
 	var f hostFlags
 	var purge bool
-	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Give this host's kubelet its runtime back and remove cosentry",
@@ -27,22 +26,11 @@ Exit status: 0 uninstalled, 2 not uninstalled.`,
 		Example: "  cosentry uninstall\n  cosentry uninstall --host-root /host --purge",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-			defer cancel()
-			o, err := f.options(ctx, cmd.OutOrStdout())
-			if err != nil {
-				return err
-			}
-			h, err := host.New(o)
-			if err != nil {
-				return err
-			}
-			defer h.Close()
-			return h.Uninstall(ctx, purge)
+			return f.on(cmd, func(ctx context.Context, h *host.Host) error { return h.Uninstall(ctx, purge) })
 		},
 	}
 	f.add(cmd)
 	cmd.Flags().BoolVar(&purge, "purge", false, "remove the settings, the policies, the secrets, every copy of them and the audit log as well")
-	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "give up after this; what is left to do can be done again")
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 5*time.Minute, "give up after this; what is left to do can be done again")
 	return cmd
 }

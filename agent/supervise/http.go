@@ -1,4 +1,4 @@
-package main
+package supervise
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/common/expfmt"
 
+	"github.com/cosentry/cosentry/agent/firsthand"
 	"github.com/cosentry/cosentry/agent/host"
 )
 
@@ -55,9 +56,20 @@ func (p *page) get(ctx context.Context) ([]byte, error) {
 	return text, nil
 }
 
-// superviseMetricsHandler is what supervise shows to the network.
-func superviseMetricsHandler(seen func() host.Seen, agent agentAt) http.Handler {
-	p := newPage(func(ctx context.Context) ([]byte, error) { return superviseMetrics(ctx, seen(), agent) })
+// Sources are where metrics come from that are not of what a supervisor has seen.
+type Sources struct {
+	Agent firsthand.Agent
+	Sync  firsthand.Sync
+	// Version is that of the command that watches the host.
+	Version string
+	// Log is told why one of them could not be asked.
+	Log *slog.Logger
+}
+
+// Metrics shows /metrics, and nothing else, to the network.
+func Metrics(seen func() host.Seen, from Sources) http.Handler {
+	noted := &reasons{log: from.Log}
+	p := newPage(func(ctx context.Context) ([]byte, error) { return render(ctx, seen(), from, noted) })
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
 		text, err := p.get(r.Context())
@@ -71,12 +83,12 @@ func superviseMetricsHandler(seen func() host.Seen, agent agentAt) http.Handler 
 	return mux
 }
 
-// superviseProbes is what supervise says to kubelet.
-func superviseProbes(s *host.Supervisor, agent agentAt, every time.Duration, log *slog.Logger) http.Handler {
+// Probes says to kubelet, on /healthz, that the supervisor lives and, on /readyz, that its host is guarded as it was installed.
+func Probes(s *host.Supervisor, agent firsthand.Agent, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		// A mending may take minutes, and is no reason to be ended.
-		if at := s.Seen().At; !at.IsZero() && time.Since(at) > s.RepairTimeout+5*every {
+		if at := s.Seen().At; !at.IsZero() && time.Since(at) > s.RepairTimeout+5*s.Every {
 			http.Error(w, "the host was last looked at "+at.UTC().Format(time.RFC3339), http.StatusServiceUnavailable)
 			return
 		}

@@ -1,4 +1,4 @@
-package main
+package supervise
 
 import (
 	"bytes"
@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"github.com/cosentry/cosentry/agent/firsthand"
 	"github.com/cosentry/cosentry/agent/host"
 )
 
@@ -25,8 +26,8 @@ type shows struct {
 	sync  *bool
 }
 
-// superviseMetrics are supervise's own metrics, and the agent's and sync's if they show them, in Prometheus' text format.
-func superviseMetrics(ctx context.Context, seen host.Seen, agent agentAt) ([]byte, error) {
+// render makes supervise's own metrics, and the agent's and sync's if they show them, in Prometheus' text format.
+func render(ctx context.Context, seen host.Seen, from Sources, noted *reasons) ([]byte, error) {
 	var text bytes.Buffer
 	enc := expfmt.NewEncoder(&text, expfmt.NewFormat(expfmt.TypeTextPlain))
 	pass := func(body []byte, is func(name string) bool) (bool, error) {
@@ -47,8 +48,8 @@ func superviseMetrics(ctx context.Context, seen host.Seen, agent agentAt) ([]byt
 		return true, nil
 	}
 	var up shows
-	body, err := agent.get(ctx, "/metrics")
-	agent.noted.note("the agent", err)
+	body, err := from.Agent.Metrics(ctx)
+	noted.note("the agent", err)
 	there := err == nil
 	if there {
 		there, err = pass(body, func(name string) bool {
@@ -58,12 +59,12 @@ func superviseMetrics(ctx context.Context, seen host.Seen, agent agentAt) ([]byt
 			return nil, err
 		}
 	}
-	if errors.Is(err, errNoAddress) {
-		there = agent.ping(ctx) == nil
+	if errors.Is(err, firsthand.ErrNoAddress) {
+		there = from.Agent.Ping(ctx) == nil
 	}
 	up.agent = there
-	if body, asked, err := agent.syncMetrics(ctx); asked {
-		agent.noted.note("sync", err)
+	if body, asked, err := from.Sync.Metrics(ctx); asked {
+		noted.note("sync", err)
 		there := err == nil
 		if there {
 			// What is common to all programs, such as their memory, is the agent's here.
@@ -74,7 +75,7 @@ func superviseMetrics(ctx context.Context, seen host.Seen, agent agentAt) ([]byt
 		up.sync = &there
 	}
 	own := prometheus.NewRegistry()
-	if err := register(own, seen, up); err != nil {
+	if err := register(own, seen, up, from.Version); err != nil {
 		return nil, err
 	}
 	families, err := own.Gather()
@@ -90,7 +91,7 @@ func superviseMetrics(ctx context.Context, seen host.Seen, agent agentAt) ([]byt
 }
 
 // register registers supervise's own metrics as they are now.
-func register(r *prometheus.Registry, seen host.Seen, up shows) error {
+func register(r *prometheus.Registry, seen host.Seen, up shows, version string) error {
 	gauge := func(name, help string, value float64) error {
 		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: hostPrefix + name, Help: help})
 		g.Set(value)
@@ -123,7 +124,7 @@ func register(r *prometheus.Registry, seen host.Seen, up shows) error {
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: hostPrefix + "build_info", Help: "1, labelled with the version that proved itself last on this host, and that of the command that watches it.",
 	}, []string{"installed", "supervise"})
-	info.WithLabelValues(seen.Agent.Version, buildVersion()).Set(1)
+	info.WithLabelValues(seen.Agent.Version, version).Set(1)
 	for _, c := range []prometheus.Collector{faults, repairs, info} {
 		if err := r.Register(c); err != nil {
 			return err

@@ -1,6 +1,7 @@
-package main
+package supervise
 
 import (
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,11 +14,12 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"github.com/cosentry/cosentry/agent/firsthand"
 	"github.com/cosentry/cosentry/agent/host"
 )
 
 // hostWithAgent is a host's root whose settings lead to an agent that shows these metrics, and whose sync shows none.
-func hostWithAgent(t *testing.T, text string) agentAt {
+func hostWithAgent(t *testing.T, text string) Sources {
 	t.Helper()
 	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(text)) }))
 	t.Cleanup(agent.Close)
@@ -25,7 +27,7 @@ func hostWithAgent(t *testing.T, text string) agentAt {
 }
 
 // hostAt is a host's root with these settings and a folder of the cluster's documents.
-func hostAt(t *testing.T, settings string) agentAt {
+func hostAt(t *testing.T, settings string) Sources {
 	t.Helper()
 	root := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(root, "cluster"), 0o755); err != nil {
@@ -44,13 +46,13 @@ func hostAt(t *testing.T, settings string) agentAt {
 		t.Fatal(err)
 	}
 	defer nobody.Close()
-	return agentAt{hostProofs: hostProofs{root: root}, sync: nobody.Addr().String()}
+	return Sources{Agent: firsthand.Agent{Root: root}, Sync: firsthand.Sync{Root: root, Address: nobody.Addr().String()}, Log: slog.New(slog.DiscardHandler)}
 }
 
 // metricsOf are the metrics without labels.
-func metricsOf(t *testing.T, seen host.Seen, agent agentAt) map[string]float64 {
+func metricsOf(t *testing.T, seen host.Seen, from Sources) map[string]float64 {
 	t.Helper()
-	text, err := superviseMetrics(t.Context(), seen, agent)
+	text, err := render(t.Context(), seen, from, &reasons{log: from.Log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +115,7 @@ func TestSuperviseShowsTheAgentsMetricsBesideItsOwn(t *testing.T) {
 
 // TestSuperviseIsReadyOnlyWhereTheHostIsGuarded: every doubt is a reason.
 func TestSuperviseIsReadyOnlyWhereTheHostIsGuarded(t *testing.T) {
-	agent := hostWithAgent(t, "ok")
+	agent := hostWithAgent(t, "ok").Agent
 	good := host.Seen{Health: host.Health{Phase: host.Installed}, At: time.Unix(1, 0)}
 	if why := notReady(t.Context(), good, agent); why != "" {
 		t.Errorf("not ready: %s", why)
@@ -135,18 +137,19 @@ func TestSuperviseIsReadyOnlyWhereTheHostIsGuarded(t *testing.T) {
 			t.Errorf("%s: ready", name)
 		}
 	}
-	if notReady(t.Context(), good, agentAt{hostProofs: hostProofs{root: t.TempDir()}}) == "" {
+	if notReady(t.Context(), good, firsthand.Agent{Root: t.TempDir()}) == "" {
 		t.Error("ready without an agent")
 	}
 }
 
 // TestEveryMetricOfSuperviseIsDocumented: docs/metrics.md tells what HELP tells.
 func TestEveryMetricOfSuperviseIsDocumented(t *testing.T) {
-	docs, err := os.ReadFile(filepath.Join("..", "docs", "metrics.md"))
+	docs, err := os.ReadFile(filepath.Join("..", "..", "docs", "metrics.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := superviseMetrics(t.Context(), host.Seen{}, hostWithAgent(t, ""))
+	from := hostWithAgent(t, "")
+	text, err := render(t.Context(), host.Seen{}, from, &reasons{log: from.Log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package main
+package supervise
 
 import (
 	"bytes"
@@ -25,7 +25,7 @@ func shown(t *testing.T, h http.Handler, path string) (int, string) {
 
 // The network is shown metrics, and whatever else supervise knows is for the node alone.
 func TestSuperviseShowsTheNetworkMetricsAlone(t *testing.T) {
-	h := superviseMetricsHandler(func() host.Seen { return host.Seen{} }, hostWithAgent(t, "cosentry_policies 3\n"))
+	h := Metrics(func() host.Seen { return host.Seen{} }, hostWithAgent(t, "cosentry_policies 3\n"))
 	if code, text := shown(t, h, "/metrics"); code != http.StatusOK || !strings.Contains(text, "\ncosentry_host_installed 0\n") {
 		t.Errorf("%d: %s", code, text)
 	}
