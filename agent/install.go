@@ -25,8 +25,8 @@ type hostFlags struct {
 	healthz                  string
 	weaken, again            bool
 	replace                  bool
-	binary                   string
-	timeout                  time.Duration
+	binary                   string        // of install alone
+	timeout                  time.Duration // of install and uninstall
 }
 
 func (f *hostFlags) add(cmd *cobra.Command) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cosentry/cosentry/agent/firsthand"
 	"github.com/cosentry/cosentry/agent/host"
 )
 
@@ -110,5 +111,46 @@ func TestOnePageIsMadeAtATime(t *testing.T) {
 	before := made
 	if _, err := p.get(t.Context()); err != nil || made != before+1 {
 		t.Errorf("an old page is given out again (%v)", err)
+	}
+}
+
+// looksOnce is a host that is whole, and ends its supervision with the first look.
+type looksOnce struct{ end context.CancelFunc }
+
+func (l looksOnce) Look(context.Context) host.Health {
+	return host.Health{Phase: host.Installed}
+}
+func (l looksOnce) Repair(context.Context) error { return nil }
+func (l looksOnce) Keep(context.Context) error   { l.end(); return nil }
+
+// A supervisor that hangs is started anew, and one that mends is not: a mending that is broken off leaves a host halfway.
+func TestSupervisorIsAliveWhileItMendsAndNotForever(t *testing.T) {
+	quiet := slog.New(slog.DiscardHandler)
+	for name, c := range map[string]struct {
+		mending time.Duration
+		looked  bool
+		want    int
+	}{
+		"it has not looked yet": {0, false, http.StatusOK},
+		"it may be mending":     {time.Hour, true, http.StatusOK},
+		"it looks no more":      {0, true, http.StatusServiceUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, end := context.WithCancel(t.Context())
+			defer end()
+			s := &host.Supervisor{Host: looksOnce{end}, Log: quiet, Every: time.Nanosecond, Patience: 1, RepairTimeout: c.mending}
+			if c.looked {
+				if err := s.Run(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h := Probes(s, firsthand.Agent{Root: t.TempDir()}, quiet)
+			if code, text := shown(t, h, "/healthz"); code != c.want {
+				t.Errorf("%d: %s", code, text)
+			}
+			if code, text := shown(t, h, "/readyz"); code != http.StatusServiceUnavailable || strings.Contains(text, "/") {
+				t.Errorf("ready without an agent, or with its reasons: %d: %s", code, text)
+			}
+		})
 	}
 }

@@ -6,7 +6,7 @@
 //   - Ready is only a host that was looked at, is as it was installed, and whose agent says at first hand that it is ready. Every
 //     doubt is a reason, and the next rollout waits for it.
 //   - The agent's and sync's metrics are passed on whole or not at all, and none of them under a name of the host's own.
-//   - Whoever can connect costs the agent no more than one who asks each second. What the answers hold is bounded by package
+//   - However many ask for metrics, the agent and sync are asked once a second at most. What they answer is bounded by package
 //     firsthand.
 //
 // It refuses to tell the network why a host is not ready: reasons have paths and errors in them, and go to the log, each once.
