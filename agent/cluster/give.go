@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cosentry/cosentry/agent/folders"
 	"github.com/cosentry/cosentry/verify/limits"
 )
 
@@ -92,7 +93,7 @@ type giver struct {
 }
 
 func (g giver) give(ctx context.Context) error {
-	top, err := openFolder(g.above, g.name)
+	top, err := folders.Open(g.above, g.name)
 	if err != nil {
 		return err
 	}
@@ -101,7 +102,7 @@ func (g giver) give(ctx context.Context) error {
 	if err := g.inside(ctx, w, top, 1); err != nil {
 		return err
 	}
-	st, err := statIn(g.above, g.name)
+	st, err := folders.Stat(g.above, g.name)
 	if err != nil {
 		return err
 	}
@@ -114,11 +115,11 @@ func (g giver) inside(ctx context.Context, w *walk, dir *os.File, depth int) err
 		if depth == 1 && !kindInTop(name, st.Mode&unix.S_IFMT) {
 			return fmt.Errorf("%.64q is %w: something else is in its place", name, errStrange)
 		}
-		if isFolder(st) {
+		if folders.IsFolder(st) {
 			if depth == folderDepth {
 				return fmt.Errorf("%.64q, %d folders deep, is %w", name, depth, errStrange)
 			}
-			f, err := openFolder(dir, name)
+			f, err := folders.Open(dir, name)
 			if err != nil {
 				return g.changed(name, err)
 			}
@@ -159,13 +160,13 @@ func (g giver) changed(name string, err error) error {
 
 // one gives one file or folder away: that which it has looked at, whatever has the name by then.
 func (g giver) one(dir *os.File, name string, st unix.Stat_t) error {
-	if isFolder(st) && st.Mode&0o700 != 0o700 {
+	if folders.IsFolder(st) && st.Mode&0o700 != 0o700 {
 		return fmt.Errorf("%.64q is %w: a folder that its owner may not use", name, errStrange)
 	}
 	if g.has(st) {
 		return nil
 	}
-	f, err := openIn(dir, name, unix.O_PATH)
+	f, err := folders.OpenIn(dir, name, unix.O_PATH)
 	if err != nil {
 		return err
 	}
@@ -174,7 +175,7 @@ func (g giver) one(dir *os.File, name string, st unix.Stat_t) error {
 	if err := unix.Fstat(int(f.Fd()), &now); err != nil {
 		return err
 	}
-	if !isFolder(now) && now.Nlink > 1 {
+	if !folders.IsFolder(now) && now.Nlink > 1 {
 		return fmt.Errorf("%.64q is %w: a file of somebody else with a second name, which may be anywhere", name, errStrange)
 	}
 	return unix.Fchownat(int(f.Fd()), "", g.uid, g.uid, unix.AT_EMPTY_PATH)
@@ -187,19 +188,19 @@ func (g giver) has(st unix.Stat_t) bool { return int(st.Uid) == g.uid && int(st.
 func (g giver) setAside() error {
 	above := int(g.above.Fd())
 	fail := func(err error) error { return fmt.Errorf("setting the folder aside: %w", err) }
-	top, err := take(g.above, g.name) // from here on it is nobody else's
+	top, err := folders.Take(g.above, g.name) // from here on it is nobody else's
 	if err != nil {
 		return fail(err)
 	}
 	defer top.Close()
-	kept, err := statIn(g.above, g.name+Aside)
+	kept, err := folders.Stat(g.above, g.name+Aside)
 	if err == nil {
-		old, err := makeTrash(g.above, g.name+asideOld)
+		old, err := folders.MakeTrash(g.above, g.name+asideOld)
 		if err != nil {
 			return fail(err)
 		}
 		defer old.Close()
-		if err := throw(g.above, g.name+Aside, kept, old); err != nil {
+		if err := folders.Throw(g.above, g.name+Aside, kept, old); err != nil {
 			return fail(err)
 		}
 	} else if !errors.Is(err, unix.ENOENT) {
@@ -220,22 +221,22 @@ func (g giver) setAside() error {
 
 // removeOld removes what was set aside before what is set aside now.
 func (g giver) removeOld(ctx context.Context) (left bool, err error) {
-	st, err := statIn(g.above, g.name+asideOld)
+	st, err := folders.Stat(g.above, g.name+asideOld)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
-	if err == nil && !isFolder(st) {
+	if err == nil && !folders.IsFolder(st) {
 		err = unix.ENOTDIR
 	}
 	if err != nil {
 		return false, err
 	}
-	old, err := take(g.above, g.name+asideOld)
+	old, err := folders.Take(g.above, g.name+asideOld)
 	if err != nil {
 		return false, err
 	}
 	defer old.Close()
-	done, err := empty(ctx, old, removeAtOnce)
+	done, err := folders.Empty(ctx, old, removeAtOnce)
 	if err != nil || !done {
 		return true, err
 	}

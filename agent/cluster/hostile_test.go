@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/cosentry/cosentry/agent/folders"
 	"github.com/cosentry/cosentry/verify/limits"
 )
 
@@ -50,7 +51,7 @@ func dig(t *testing.T, folder string, n int) {
 		if err := unix.Mkdirat(int(dir.Fd()), "d", 0o700); err != nil {
 			t.Fatal(err)
 		}
-		next, err := openFolder(dir, "d")
+		next, err := folders.Open(dir, "d")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -272,7 +273,7 @@ func TestWhatIsRemovedAtOnceIsBounded(t *testing.T) {
 	defer f.Close()
 	rounds := 0
 	for done := false; !done; rounds++ {
-		if done, err = empty(t.Context(), f, 500); err != nil || rounds > 20 {
+		if done, err = folders.Empty(t.Context(), f, 500); err != nil || rounds > 20 {
 			t.Fatal(rounds, err)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cosentry/cosentry/agent/folders"
 	"github.com/cosentry/cosentry/verify/limits"
 	"github.com/cosentry/cosentry/verify/policy"
 	"github.com/cosentry/cosentry/verify/rescue"
@@ -111,12 +112,12 @@ func loadIn(ctx context.Context, top *os.File, id string, keys []policy.PublicKe
 
 // openSet opens the folder of a set. The folder of sets is sync's too, and may be anything.
 func openSet(top *os.File, id string) (*os.File, error) {
-	sets, err := openFolder(top, Sets)
+	sets, err := folders.Open(top, Sets)
 	if err != nil {
 		return nil, fmt.Errorf("opening the folder of sets: %w", err)
 	}
 	defer sets.Close()
-	set, err := openFolder(sets, id)
+	set, err := folders.Open(sets, id)
 	if err != nil {
 		return nil, fmt.Errorf("opening its folder: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cosentry/cosentry/agent/folders"
 	"github.com/cosentry/cosentry/verify/limits"
 )
 
@@ -53,10 +54,10 @@ func (r *reading) folder(ctx context.Context, dir *os.File, at string, depth int
 
 func (r *reading) entry(ctx context.Context, dir *os.File, name string, st unix.Stat_t, inside string, depth int) error {
 	switch {
-	case isFolder(st) && depth == setDepth:
+	case folders.IsFolder(st) && depth == setDepth:
 		return fmt.Errorf("%.128q is a folder, and a set has none so deep", inside)
-	case isFolder(st):
-		f, err := openFolder(dir, name)
+	case folders.IsFolder(st):
+		f, err := folders.Open(dir, name)
 		if err != nil {
 			return err
 		}
@@ -82,14 +83,14 @@ func (r *reading) entry(ctx context.Context, dir *os.File, name string, st unix.
 
 // readFile reads a regular file of at most left bytes.
 func readFile(dir *os.File, name string, left int64) ([]byte, error) {
-	f, err := openIn(dir, name, unix.O_RDONLY)
+	f, err := folders.OpenIn(dir, name, unix.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, reason(err)
+		return nil, folders.Reason(err)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("not a regular file")
@@ -99,7 +100,7 @@ func readFile(dir *os.File, name string, left int64) ([]byte, error) {
 	}
 	data := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
 	if _, err := data.ReadFrom(io.LimitReader(f, left+1)); err != nil {
-		return nil, reason(err)
+		return nil, folders.Reason(err)
 	}
 	if int64(data.Len()) > left { // it grew
 		return nil, &limits.Exceeded{Bound: limits.SyncedSet}

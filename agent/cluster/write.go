@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cosentry/cosentry/agent/folders"
 	"github.com/cosentry/cosentry/verify/limits"
 )
 
@@ -107,12 +108,12 @@ func (w *Writer) dropNew(ctx context.Context) error {
 // drop removes the sets that chosen says. It removes a bounded number of files and folders; what is left of them goes the next time.
 func (w *Writer) drop(ctx context.Context, chosen func(name string) bool) error {
 	fail := func(err error) error { return fmt.Errorf("removing old sets: %w", err) }
-	sets, err := openFolder(w.top, Sets)
+	sets, err := folders.Open(w.top, Sets)
 	if err != nil {
 		return fail(err)
 	}
 	defer sets.Close()
-	old, err := makeTrash(sets, oldSets)
+	old, err := folders.MakeTrash(sets, oldSets)
 	if err != nil {
 		return fail(err)
 	}
@@ -122,12 +123,12 @@ func (w *Writer) drop(ctx context.Context, chosen func(name string) bool) error 
 		if name == oldSets || !chosen(name) {
 			return nil
 		}
-		return throw(sets, name, st, old)
+		return folders.Throw(sets, name, st, old)
 	})
 	if err != nil && !errors.As(err, new(*limits.Exceeded)) {
 		return fail(err)
 	}
-	done, err := empty(ctx, old, limits.SyncedFolder.Max())
+	done, err := folders.Empty(ctx, old, limits.SyncedFolder.Max())
 	if err != nil {
 		return fail(err)
 	}
@@ -229,13 +230,13 @@ func (w *Writer) freeName(id string) (string, error) {
 
 // writeFiles writes a whole folder to the disk.
 func (w *Writer) writeFiles(folder string, files map[string][]byte) error {
-	folders := map[string]bool{folder: true, path.Join(folder, Policies): true}
+	all := map[string]bool{folder: true, path.Join(folder, Policies): true}
 	for name := range files {
 		for at := path.Dir(path.Join(folder, name)); at != folder; at = path.Dir(at) {
-			folders[at] = true
+			all[at] = true
 		}
 	}
-	for at := range folders {
+	for at := range all {
 		if err := w.root.MkdirAll(at, 0o700); err != nil {
 			return err
 		}
@@ -245,7 +246,7 @@ func (w *Writer) writeFiles(folder string, files map[string][]byte) error {
 			return err
 		}
 	}
-	for at := range folders {
+	for at := range all {
 		if err := w.flush(at); err != nil {
 			return err
 		}

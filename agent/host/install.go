@@ -174,11 +174,11 @@ func (r *run) saveChanged() error {
 }
 
 // forget has the state be as it was before this run. On a host that had none, nothing of it stays.
-func (r *run) forget() error {
+func (r *run) forget(ctx context.Context) error {
 	if r.was.Phase != "" {
 		return r.save(&r.was)
 	}
-	return errors.Join(r.tree.RemoveAll(socketDir), r.tree.RemoveEmpty(auditDir), r.removeState(r.state.Folders))
+	return errors.Join(r.tree.RemoveAll(ctx, socketDir), r.tree.RemoveEmpty(auditDir), r.removeState(ctx, r.state.Folders))
 }
 
 // write makes a change that this run takes back if it fails.
@@ -263,7 +263,7 @@ func (r *run) giveUp(ctx context.Context, why error) error {
 		}
 	}
 	if len(failed) == 0 {
-		if err := r.forget(); err != nil {
+		if err := r.forget(ctx); err != nil {
 			failed = append(failed, err)
 		}
 	}

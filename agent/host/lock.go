@@ -44,7 +44,7 @@ func (h *Host) lock(ctx context.Context) (unlock func(), err error) {
 			return
 		}
 		// Nothing was begun: a host that was looked at and not taken is as it was.
-		_ = h.removeBut(InstallDir, keptDir)
+		_ = h.removeBut(ctx, InstallDir, keptDir)
 		for _, dir := range slices.Backward(made) {
 			_ = h.tree.RemoveEmpty(dir)
 		}

@@ -41,7 +41,7 @@ func (h *Host) Uninstall(ctx context.Context, purge bool) error {
 	}
 	failed := errors.Join(h.stopAgent(ctx), h.removeFiles(ctx, s, purge))
 	if failed == nil {
-		failed = h.removeState(s.Folders)
+		failed = h.removeState(ctx, s.Folders)
 	} else if s.Phase != "" {
 		failed = errors.Join(failed, h.save(&s)) // what is left is known by it
 	}
@@ -299,14 +299,14 @@ func (h *Host) removeFiles(ctx context.Context, s State, purge bool) error {
 	for _, dir := range h.ownDirs() {
 		h.prune(dir)
 	}
-	failed = append(failed, h.tree.RemoveAll(socketDir))
+	failed = append(failed, h.tree.RemoveAll(ctx, socketDir))
 	if purge {
 		for _, p := range []string{configDir, auditDir, OffFile} {
 			h.say("files: removing %s", p)
-			failed = append(failed, h.tree.RemoveAll(p))
+			failed = append(failed, h.tree.RemoveAll(ctx, p))
 		}
 	}
-	failed = append(failed, h.spareSettings(purge))
+	failed = append(failed, h.spareSettings(ctx, purge))
 	return errors.Join(failed...)
 }
 
@@ -321,9 +321,23 @@ func (h *Host) ownLink(to string) bool {
 }
 
 // removeState removes what the agent and its installations keep for themselves, but a copy of the owner's settings that was spared, and
-// the folders that were made if nothing is in them. Those that are there whether or not a state tells so are tried too.
-func (h *Host) removeState(folders []string) error {
-	if err := h.removeBut(stateDir, keptDir); err != nil {
+// the folders that were made if nothing is in them. Those that are there whether or not a state tells so are tried too. The state itself
+// goes last: sync's folder is a stranger's to fill, and if that cannot be removed the host is still known.
+func (h *Host) removeState(ctx context.Context, folders []string) error {
+	entries, err := h.tree.List(stateDir)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, e := range entries {
+		if p := path.Join(stateDir, e.Name()); p != InstallDir {
+			failed = append(failed, h.tree.RemoveAll(ctx, p))
+		}
+	}
+	if err := errors.Join(failed...); err != nil {
+		return err
+	}
+	if err := h.removeBut(ctx, stateDir, keptDir); err != nil {
 		return err
 	}
 	all := append(slices.Clone(folders), "/opt/cosentry", "/opt/cosentry/bin", configDir, PoliciesDir)

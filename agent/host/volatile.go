@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"fmt"
 	"path"
 	"strings"
@@ -103,10 +104,10 @@ func option(options, name string) (string, bool) {
 
 // spareSettings has what stays of the owner's settings outlive a boot: where /etc is lost with it, the copy stays, as they are now.
 // Elsewhere it goes, and so it does with purge.
-func (h *Host) spareSettings(purge bool) error {
+func (h *Host) spareSettings(ctx context.Context, purge bool) error {
 	lost, err := h.volatile(configDir)
 	if purge || err == nil && !lost {
-		return h.tree.RemoveAll(keptDir)
+		return h.tree.RemoveAll(ctx, keptDir)
 	}
 	if err := h.keep(); err != nil {
 		h.say("warning: the copy of the settings, for a boot that loses /etc, is not up to date: %v", err)
@@ -116,13 +117,13 @@ func (h *Host) spareSettings(purge bool) error {
 }
 
 // removeBut removes what is in dir, but what is spared.
-func (h *Host) removeBut(dir, spared string) error {
+func (h *Host) removeBut(ctx context.Context, dir, spared string) error {
 	there, err := h.tree.Exists(spared)
 	switch {
 	case err != nil:
 		return err
 	case !there || !under(spared, dir):
-		return h.tree.RemoveAll(dir)
+		return h.tree.RemoveAll(ctx, dir)
 	case dir == spared:
 		return nil
 	}
@@ -131,7 +132,7 @@ func (h *Host) removeBut(dir, spared string) error {
 		return err
 	}
 	for _, e := range entries {
-		if err := h.removeBut(path.Join(dir, e.Name()), spared); err != nil {
+		if err := h.removeBut(ctx, path.Join(dir, e.Name()), spared); err != nil {
 			return err
 		}
 	}

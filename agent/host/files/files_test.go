@@ -179,7 +179,7 @@ func TestWhatIsNoFileIsRefused(t *testing.T) {
 			t.Errorf("%q was written", p)
 		}
 	}
-	if err := tree.RemoveAll("/"); err == nil {
+	if err := tree.RemoveAll(t.Context(), "/"); err == nil {
 		t.Error("the whole host was removed")
 	}
 }

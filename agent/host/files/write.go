@@ -2,6 +2,7 @@ package files
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -12,6 +13,9 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cosentry/cosentry/agent/folders"
+	"github.com/cosentry/cosentry/verify/limits"
 )
 
 const defaultMode fs.FileMode = 0o644
@@ -254,17 +258,29 @@ func (t *Tree) RemoveEmpty(p string) error {
 	return err
 }
 
-// RemoveAll removes p and all that is below it, and follows no link.
-func (t *Tree) RemoveAll(p string) error {
-	real, err := t.resolve(p, false)
-	if err == nil && real == "." {
-		err = errors.New("that is the whole host")
-	}
-	if err == nil {
-		err = t.root.RemoveAll(real)
-	}
-	if err != nil {
+// RemoveAll removes p and all that is below it, and follows no link. What is below it may be a stranger's, see package folders.
+func (t *Tree) RemoveAll(ctx context.Context, p string) error {
+	if err := t.removeAll(ctx, p); err != nil {
 		return fmt.Errorf("removing %s: %w", p, err)
 	}
 	return nil
+}
+
+func (t *Tree) removeAll(ctx context.Context, p string) error {
+	real, err := t.resolve(p, false)
+	if err != nil {
+		return err
+	}
+	if real == "." {
+		return errors.New("that is the whole host")
+	}
+	above, err := t.root.Open(path.Dir(real))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer above.Close()
+	return folders.RemoveAll(ctx, above, path.Base(real), limits.Removed.Max())
 }
