@@ -82,8 +82,6 @@ func (s *site) upgrade(t testing.TB, binary string) {
 	must(t, os.Remove(s.Path(binary)))
 }
 
-// brokenUpgrade installs a binary whose run does something else, and expects
-// the one before to be in force again, by itself and without a touch to kubelet.
 // broken writes a binary that answers as one to install should, and then does something else than run.
 func (s *site) broken(t testing.TB, run string) {
 	t.Helper()
@@ -91,6 +89,8 @@ func (s *site) broken(t testing.TB, run string) {
 	must(t, os.Chmod(s.Path("/root/broken"), 0o755))
 }
 
+// brokenUpgrade installs a binary whose run does something else, and expects
+// the one before to be in force again, by itself and without a touch to kubelet.
 func (s *site) brokenUpgrade(t *testing.T, run string) {
 	s.broken(t, run)
 	good, err := os.Readlink(s.Path(ourBinary))
