@@ -10,6 +10,7 @@ image: ## the container image for amd64 and arm64, an OCI layout in bin/image
 
 demo: build ## what runs and what is refused, on a real containerd
 	integration/tools/setup.sh
+	go run ./deploy/image -program bin/cosentry -out bin/demo-image
 	cd integration && go build -o ../bin/demo ./demo
 	bin/demo
 

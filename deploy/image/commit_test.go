@@ -143,6 +143,62 @@ func TestChangedFolderIsNotTheCommit(t *testing.T) {
 	}
 }
 
+// TestPackedIsWhatItsBuildRecordSays: a program that was built already is called by the commit that it was built of, whatever the
+// folder is by now, and never a release; and nothing else is packed as cosentry.
+func TestPackedIsWhatItsBuildRecordSays(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "agent"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"go.mod":         "module github.com/cosentry/cosentry\n\ngo 1.26\n",
+		"agent/agent.go": "package main\n\nvar version string\n\nfunc main() { print(version) }\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	git(t, dir, "init", "-q", "-b", "main")
+	git(t, dir, "add", "-A")
+	git(t, dir, "commit", "-q", "-m", "all")
+	commit, err := describe(t.Context(), dir, "", "r")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "cosentry")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=true", "-ldflags", "-s -w -X main.version=v1.2.3", "-o", program, "./agent")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64", "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "later"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, builds, err := packed(program, "r")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(commit, a, cmp.AllowUnexported(about{})); diff != "" {
+		t.Errorf("it is not told as its commit is: %s", diff)
+	}
+	if len(builds) != 1 || builds[0].platform.String() != "linux/arm64" {
+		t.Fatalf("packed for %+v", builds)
+	}
+	if _, err := index(a, builds); err != nil {
+		t.Error(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []string{self, filepath.Join(dir, "go.mod")} {
+		if _, _, err := packed(other, "r"); err == nil {
+			t.Errorf("%s was packed as cosentry", other)
+		}
+	}
+}
+
 // TestFolderWithoutGit: the image says less of itself, and is built.
 func TestFolderWithoutGit(t *testing.T) {
 	t.Setenv("GIT_CEILING_DIRECTORIES", "/")

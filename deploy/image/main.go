@@ -5,7 +5,8 @@
 // many commits were fetched. There is nothing in it but the program, which is linked statically.
 //
 // What is built from a folder that differs from its commit says so in its version, and cannot have another. It refuses to write an
-// image that would not run: a program that needs a loader. Formats: the OCI image specification and its image layout,
+// image that would not run: a program that needs a loader. With -program it packs one that was built already, for the platform that it
+// was built for, and tells of it what the program's own build record says: never that it is a release. Formats: the OCI image specification and its image layout,
 // https://github.com/opencontainers/image-spec.
 package main
 
@@ -32,35 +33,29 @@ func main() {
 	platforms := flag.String("platforms", "linux/amd64,linux/arm64", "platforms, separated by commas")
 	version := flag.String("version", "", "version to build in and to call the image by (default: one of the commit, and the tag devel)")
 	repository := flag.String("name", "cosentry.invalid/cosentry", "name of the image where it is imported without a registry")
+	program := flag.String("program", "", "a cosentry that is built already: only it is packed, and nothing is built")
 	flag.Parse()
-	if err := run(ctx, ".", *out, *platforms, *version, *repository); err != nil {
+	if err := run(ctx, *out, *repository, *program, *platforms, *version); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		os.Exit(1)
 	}
 }
 
-// run builds the image of the module at dir.
-func run(ctx context.Context, dir, out, platforms, version, repository string) error {
-	a, err := describe(ctx, dir, version, repository)
-	if err != nil {
-		return err
-	}
-	scratch, err := os.MkdirTemp("", "cosentry-image-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(scratch)
+// run writes the image of the module at the working directory, or of program.
+func run(ctx context.Context, out, repository, program, platforms, version string) error {
+	var a about
 	var builds []build
-	for _, name := range strings.Split(platforms, ",") {
-		platform, err := v1.ParsePlatform(name)
-		if err != nil {
-			return fmt.Errorf("platform %q: %w", name, err)
-		}
-		data, err := compile(ctx, dir, *platform, a, filepath.Join(scratch, "cosentry"))
-		if err != nil {
-			return fmt.Errorf("building for %s: %w", name, err)
-		}
-		builds = append(builds, build{platform: *platform, data: data})
+	var err error
+	switch {
+	case program == "":
+		a, builds, err = built(ctx, ".", platforms, version, repository)
+	case given("platforms"), given("version"):
+		err = fmt.Errorf("%s has its platform and its version already: -program goes without -platforms and -version", program)
+	default:
+		a, builds, err = packed(program, repository)
+	}
+	if err != nil {
+		return err
 	}
 	idx, err := index(a, builds)
 	if err != nil {
@@ -75,6 +70,39 @@ func run(ctx context.Context, dir, out, platforms, version, repository string) e
 	}
 	fmt.Println(digest)
 	return nil
+}
+
+// given reports whether the command line has the flag.
+func given(name string) bool {
+	found := false
+	flag.Visit(func(f *flag.Flag) { found = found || f.Name == name })
+	return found
+}
+
+// built builds the module at dir for each platform.
+func built(ctx context.Context, dir, platforms, version, repository string) (about, []build, error) {
+	a, err := describe(ctx, dir, version, repository)
+	if err != nil {
+		return about{}, nil, err
+	}
+	scratch, err := os.MkdirTemp("", "cosentry-image-")
+	if err != nil {
+		return about{}, nil, err
+	}
+	defer os.RemoveAll(scratch)
+	var builds []build
+	for _, name := range strings.Split(platforms, ",") {
+		platform, err := v1.ParsePlatform(name)
+		if err != nil {
+			return about{}, nil, fmt.Errorf("platform %q: %w", name, err)
+		}
+		data, err := compile(ctx, dir, *platform, a, filepath.Join(scratch, "cosentry"))
+		if err != nil {
+			return about{}, nil, fmt.Errorf("building for %s: %w", name, err)
+		}
+		builds = append(builds, build{platform: *platform, data: data})
+	}
+	return a, builds, nil
 }
 
 // compile builds the cosentry of the module at dir. What the toolchain would find out by itself about the commit is told to it:

@@ -24,6 +24,8 @@ type attempt struct {
 	raw bool
 	// prints is what the container must print; refused is how the refusal must begin.
 	prints, refused string
+	// own says that the container is cosentry itself, and prints what the agent on the node says that it is.
+	own bool
 	// at says which call refuses.
 	at call
 	// after checks what else must be true, and says so.
@@ -51,6 +53,9 @@ func (a attempt) try(ctx context.Context, s *stage) result {
 		return r
 	}
 	c.Name = "main"
+	if a.own {
+		a.prints = s.version
+	}
 	pod, err := s.pod(ctx)
 	if err != nil {
 		r.problem = err.Error()
@@ -172,6 +177,17 @@ var attempts = []attempt{
 			return harness.Container{Image: s.image("stranger:1.0")}, err
 		},
 		at: pull, refused: harness.Refused,
+	},
+	{
+		tried:   "cosentry's own image, signed by a key of its own",
+		prepare: pushOwn,
+		own:     true,
+		after:   admittedByPolicy,
+	},
+	{
+		tried:   "another image in cosentry's repository, signed by the release key",
+		prepare: pushToOwn,
+		at:      pull, refused: harness.Refused,
 	},
 	{
 		tried:   "a tag that the registry moves to other bytes right after it was looked up",

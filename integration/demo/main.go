@@ -35,8 +35,9 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	say("ready after %s: containerd %s, cosentry in front of it, policy \"prod-signed\" asks for a signature by \"release-key\"",
-		milliseconds(time.Since(began)), s.runtimeVersion)
+	say("ready after %s: containerd %s, cosentry in front of it, and four policies:", milliseconds(time.Since(began)), s.runtimeVersion)
+	say(`"prod-signed" asks for a signature by "release-key", "attested" for one and for provenance,`)
+	say(`"released" for one by "release-workflow", "cosentry" for one by "cosentry-key"`)
 	fmt.Println()
 
 	t := newTable(os.Stdout)

@@ -25,12 +25,19 @@ type stage struct {
 	stranger       *harness.Key
 	sigstore       *sigstore.Instance
 	runtimeVersion string
-	pods           int
+	// own is cosentry's own image, ownKey what its makers sign it with, and version what the agent on the node says it is.
+	own     v1.ImageIndex
+	ownKey  *harness.Key
+	version string
+	pods    int
 }
 
 func newStage(ctx context.Context, tools harness.Tools) (*stage, error) {
 	s := &stage{}
 	var err error
+	if s.own, err = readOwn(tools); err != nil {
+		return nil, err
+	}
 	if s.node, err = harness.NewNode(ctx, tools); err != nil {
 		return nil, err
 	}
@@ -38,6 +45,9 @@ func newStage(ctx context.Context, tools harness.Tools) (*stage, error) {
 		return nil, err
 	}
 	if s.stranger, err = harness.NewKey(); err != nil {
+		return nil, err
+	}
+	if s.ownKey, err = harness.NewKey(); err != nil {
 		return nil, err
 	}
 	if s.sigstore, err = sigstore.New(); err != nil {
@@ -53,6 +63,7 @@ func newStage(ctx context.Context, tools harness.Tools) (*stage, error) {
 	s.agent, s.kubelet, err = s.node.Cosentry(harness.Settings{
 		Policies: map[string]string{
 			"prod-signed.yaml": prod, "released.yaml": released(addr + "/released/*"), "attested.yaml": attested + provenance,
+			"cosentry.yaml": ownPolicy(addr+"/cosentry/*", s.ownKey.PublicPEM),
 		},
 		Edit: func(config map[string]any) {
 			config["trust"].(map[string]any)["roots"] = []any{map[string]any{"name": "demo", "file": trustedRoot}}
@@ -66,6 +77,14 @@ func newStage(ctx context.Context, tools harness.Tools) (*stage, error) {
 		return nil, fmt.Errorf("asking the runtime's version through cosentry: %w", err)
 	}
 	s.runtimeVersion = version.RuntimeVersion
+	said, code, err := s.agent.Command(ctx, "version")
+	if err != nil {
+		return nil, err
+	}
+	if code != 0 {
+		return nil, fmt.Errorf("cosentry version exited with %d: %s", code, said)
+	}
+	s.version = strings.TrimSpace(said)
 	return s, nil
 }
 
