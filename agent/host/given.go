@@ -15,7 +15,7 @@ import (
 )
 
 // given are the settings and policies that a command was called with, as they were when it began. What is mounted into a container may
-// change while that runs: on every node at once, and past the rollout, which stops at the first node that a mistake breaks.
+// change while that runs: on every node at once, and past the rollout, which a mistake stops at the first nodes that it breaks.
 type given struct {
 	settings []byte
 	faulty   error // why they could not be read
