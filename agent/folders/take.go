@@ -77,18 +77,31 @@ func take(dir *os.File, name string, allowed func(f *os.File) error) (*os.File, 
 	if err != nil {
 		return nil, err
 	}
-	err = allowed(f)
-	if err == nil {
-		err = unix.Fchown(int(f.Fd()), os.Geteuid(), os.Getegid())
-	}
-	if err == nil {
-		err = unix.Fchmod(int(f.Fd()), 0o700)
+	if err = allowed(f); err == nil {
+		err = own(f)
 	}
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
 	return f, nil
+}
+
+// own makes an open folder this user's own, and writes to the disk only what is not so yet: each folder is taken twice.
+func own(f *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid() {
+		if err := unix.Fchown(int(f.Fd()), os.Geteuid(), os.Getegid()); err != nil {
+			return err
+		}
+	}
+	if st.Mode&0o7777 == 0o700 {
+		return nil
+	}
+	return unix.Fchmod(int(f.Fd()), 0o700)
 }
 
 var errMounted = errors.New("something is mounted in it: unmount that first")

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/cosentry/cosentry/agent/host"
 	"github.com/cosentry/cosentry/agent/host/files"
@@ -196,4 +197,56 @@ func TestPathOfTheRuntimeCannotBeGuessedWrong(t *testing.T) {
 	if err := w.install("v1", func(o *host.Options) { o.Runtime = "crio" }); err == nil || !strings.Contains(err.Error(), "--runtime says crio") {
 		t.Errorf("error %v", err)
 	}
+}
+
+// TestWhatAStrangerLeftDoesNotKeepTheRest: sync's folder is another user's to fill. It goes however deep it is, with few files open; and
+// where it cannot go, the state by which the host is known stays for the run after that.
+func TestWhatAStrangerLeftDoesNotKeepTheRest(t *testing.T) {
+	if !mounting(t) {
+		return
+	}
+	w := newWorld(t)
+	before := w.tree()
+	must(t, w.install("v1"))
+	must(t, os.MkdirAll(w.path("/var/lib/cosentry/cluster/mounted"), 0o700))
+	dig(t, w.path("/var/lib/cosentry/cluster"), 5000)
+	fewFiles(t)
+	inTheWay := w.path("/var/lib/cosentry/cluster/mounted")
+	must(t, unix.Mount("tmpfs", inTheWay, "tmpfs", 0, ""))
+	err := w.host("v1").Uninstall(t.Context(), true)
+	if err == nil || !strings.Contains(err.Error(), "/var/lib/cosentry/cluster: something is mounted in it") {
+		t.Errorf("error %v", err)
+	}
+	if state := w.read("/var/lib/cosentry/install/state.json"); !strings.Contains(state, `"uninstalling"`) {
+		t.Errorf("state %s", state)
+	}
+	must(t, unix.Unmount(inTheWay, 0))
+	must(t, w.host("v1").Uninstall(t.Context(), true))
+	if diff := cmp.Diff(before, w.tree()); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+}
+
+// dig makes folders below a folder, n deep, each in the one before: their path is longer than the system takes.
+func dig(t *testing.T, folder string, n int) {
+	t.Helper()
+	at, err := unix.Open(folder, unix.O_DIRECTORY, 0)
+	must(t, err)
+	for range n {
+		must(t, unix.Mkdirat(at, "d", 0o700))
+		next, err := unix.Openat(at, "d", unix.O_DIRECTORY, 0)
+		must(t, err)
+		must(t, unix.Close(at))
+		at = next
+	}
+	must(t, unix.Close(at))
+}
+
+// fewFiles has this process be able to open few files: a removal that has each folder open on its way down cannot do that for long.
+func fewFiles(t *testing.T) {
+	t.Helper()
+	var old unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 256, Max: old.Max}))
+	t.Cleanup(func() { must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) })
 }

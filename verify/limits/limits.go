@@ -150,8 +150,8 @@ const (
 	// HostFile is the size of one of a host's settings files that an installation reads or changes. It is held in memory
 	// twice, as it is and as it shall be.
 	HostFile
-	// Removed is how many names are looked at to remove one tree of a host's. Whoever adds to it faster than it is removed does not keep
-	// the rest of cosentry there.
+	// Removed is how many names are looked at to remove one tree of a host's in one go: minutes of work. Somebody who makes folders in
+	// folders that he has open is faster than who removes them, and does not keep the rest of cosentry there.
 	Removed
 )
 
@@ -220,7 +220,7 @@ var bounds = [...]struct {
 	SyncedParts:      {"parts of the cluster's policies", "parts", 32 << 10},
 	SyncedFetches:    {"keys, rules and trust roots that the cluster's policies have fetched", "references", 256},
 	APIAnswer:        {"answer of the API server", "bytes", 64 << 20},
-	Removed:          {"files and folders of a tree that is removed", "names", 16 << 20},
+	Removed:          {"files and folders of a tree that is removed", "names", 1 << 20},
 }
 
 // Max is the largest value that is within the bound.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cosentry/cosentry/agent/host/files"
+	"github.com/cosentry/cosentry/agent/twin"
 )
 
 // fewFiles has this process be able to open few files: a removal that has each folder open on its way down cannot do that for long.
@@ -83,16 +84,16 @@ func TestATreeOfAStrangersGoes(t *testing.T) {
 	for name, fill := range map[string]func(t *testing.T, theirs string){
 		"30,000 folders deep": func(t *testing.T, theirs string) { dig(t, theirs, 30000, nil) },
 		"deep, and three more folders at each depth": func(t *testing.T, theirs string) {
-			dig(t, theirs, 3000, func(dir int) {
+			dig(t, theirs, 1000, func(dir int) {
 				for _, name := range []string{"a", "b", "z"} {
 					must(t, unix.Mkdirat(dir, name, 0o700))
 					must(t, unix.Mkdirat(dir, name+"/inside", 0))
 				}
 			})
 		},
-		"200,000 names wide": func(t *testing.T, theirs string) { names(t, filepath.Join(theirs, "sets"), 200000) },
-		"20,000 folders wide": func(t *testing.T, theirs string) {
-			for i := range 20000 {
+		"100,000 names wide": func(t *testing.T, theirs string) { names(t, filepath.Join(theirs, "sets"), 100000) },
+		"5,000 folders wide": func(t *testing.T, theirs string) {
+			for i := range 5000 {
 				must(t, os.MkdirAll(filepath.Join(theirs, "sets", strconv.Itoa(i), "x"), 0o700))
 			}
 		},
@@ -167,6 +168,48 @@ func TestATreeThatIsAddedToGoes(t *testing.T) {
 	if _, err := os.Lstat(theirs); !errors.Is(err, os.ErrNotExist) || n < 2000 {
 		t.Errorf("looked %d times: %v", n, err)
 	}
+}
+
+// TestAStrangerWhoGoesOnWritingDoesNotKeepHisFolder: not even with each folder open that he had.
+func TestAStrangerWhoGoesOnWritingDoesNotKeepHisFolder(t *testing.T) {
+	const key = "COSENTRY_TEST_STRANGER"
+	if theirs := os.Getenv(key); theirs != "" {
+		stranger(t, theirs)
+		return
+	}
+	tree, _, theirs := hostileTree(t)
+	for dir := filepath.Dir(theirs); dir != os.TempDir(); dir = filepath.Dir(dir) {
+		must(t, os.Chmod(dir, 0o755))
+	}
+	must(t, os.Chown(theirs, 65534, 65534))
+	twin.Start(t, t.Name(), twin.Nobody(), key+"="+theirs)
+	must(t, tree.RemoveAll(t.Context(), "/state/cluster"))
+	if _, err := os.Lstat(theirs); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("still there: %v", err)
+	}
+}
+
+// stranger adds to all his folders at once until he may no more. Without a bound he would win.
+func stranger(t *testing.T, theirs string) {
+	dirs := []int{}
+	for at := theirs; len(dirs) < 50; at = filepath.Join(at, "d") {
+		must(t, os.MkdirAll(at, 0o700))
+		dir, err := unix.Open(at, unix.O_DIRECTORY, 0)
+		must(t, err)
+		dirs = append(dirs, dir)
+	}
+	for _, dir := range dirs {
+		go func() {
+			for i := range 100 {
+				name := strconv.Itoa(i)
+				if err := unix.Mkdirat(dir, name, 0o700); err != nil {
+					return
+				}
+				_ = unix.Mkdirat(dir, name+"/inside", 0o700)
+			}
+		}()
+	}
+	twin.Tell("adding")
 }
 
 func TestRemovingEndsWithItsContext(t *testing.T) {
