@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-
-	corev1 "k8s.io/api/core/v1"
 )
 
 // testInstall: the manifests bring cosentry onto the node. kubelet is restarted, and nothing that runs.
@@ -87,16 +85,11 @@ func (s *stage) wantItselfRefused(t *testing.T) string {
 	t.Helper()
 	var message string
 	err := eventually(t.Context(), patience, "the DaemonSet's pod to be refused", func(ctx context.Context) error {
-		var list corev1.PodList
-		if err := s.plane.Get(ctx, "/api/v1/namespaces/"+namespace+"/pods", &list); err != nil {
+		pod, err := s.newPod(ctx)
+		if err != nil {
 			return err
 		}
-		err := errors.New("there is no new pod yet")
-		for _, pod := range list.Items {
-			if strings.HasSuffix(pod.Spec.InitContainers[0].Image, s.product.image.DigestStr()) {
-				message, err = refusal(&pod)
-			}
-		}
+		message, err = refusal(&pod)
 		return err
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -31,6 +32,21 @@ func (s *stage) applyPolicy(t *testing.T, name, text string) {
 	_, err := s.plane.Kubectl(t.Context(), text, "apply", "-f", "-")
 	must(t, err)
 	t.Cleanup(func() { s.removePolicy(t, name) })
+}
+
+// wantArrival waits until the agent has another set of the cluster's documents than before the change.
+func (s *stage) wantArrival(t *testing.T, what string, change func()) {
+	t.Helper()
+	before, err := status(t.Context())
+	must(t, err)
+	change()
+	must(t, eventually(t.Context(), patience, what+" to arrive", func(ctx context.Context) error {
+		now, err := status(ctx)
+		if err == nil && now.ClusterPolicies.Set == before.ClusterPolicies.Set {
+			err = errors.New("the set is the same")
+		}
+		return err
+	}))
 }
 
 // deadWebhook is an admission webhook like policy-controller's that nobody serves and that lets through what it cannot
@@ -64,9 +80,15 @@ spec:
 // removePolicy removes a policy from the cluster, where it is there.
 func (s *stage) removePolicy(t *testing.T, name string) {
 	t.Helper()
+	s.remove(t, "clusterimagepolicy", name)
+}
+
+// remove removes a policy, or what policies refer to, where it is there.
+func (s *stage) remove(t *testing.T, kind, name string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if _, err := s.plane.Kubectl(ctx, "", "delete", "clusterimagepolicy", name, "--ignore-not-found"); err != nil {
+	if _, err := s.plane.Kubectl(ctx, "", "-n", "cosign-system", "delete", kind, name, "--ignore-not-found"); err != nil {
 		t.Error(err)
 	}
 }

@@ -87,16 +87,7 @@ spec:
 
 	other, err := harness.NewKey()
 	must(t, err)
-	before, err := status(ctx)
-	must(t, err)
-	s.secret(t, other)
-	must(t, eventually(ctx, patience, "the other key to arrive", func(ctx context.Context) error {
-		now, err := status(ctx)
-		if err == nil && now.ClusterPolicies.Set == before.ClusterPolicies.Set {
-			err = errors.New("the set is the same")
-		}
-		return err
-	}))
+	s.wantArrival(t, "the other key", func() { s.secret(t, other) })
 	s.deploy(t, "default", "secret-late", s.push(t, "apps/secret-late:1", s.release, s.team))
 	s.wantRefused(t, "default", "secret-late", `cluster policy "by-secret"`)
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/cosentry/cosentry/integration/harness"
@@ -127,6 +128,13 @@ func (s *stage) image(path string) string { return s.registry.Addr + "/" + path 
 // push makes and pushes an image, signed by every one of the keys.
 func (s *stage) push(t *testing.T, path string, keys ...*harness.Key) string {
 	t.Helper()
+	s.pushed(t, path, keys...)
+	return s.image(path)
+}
+
+// pushed is push for who signs more: it returns the image by its digest.
+func (s *stage) pushed(t *testing.T, path string, keys ...*harness.Key) name.Digest {
+	t.Helper()
 	img, err := s.images.Saying(path)
 	must(t, err)
 	digest, err := s.registry.Push(path, img)
@@ -134,7 +142,7 @@ func (s *stage) push(t *testing.T, path string, keys ...*harness.Key) string {
 	for _, key := range keys {
 		must(t, key.SignClassic(t.Context(), s.registry, digest))
 	}
-	return s.image(path)
+	return digest
 }
 
 // withoutAPI ends the API server for as long as during runs.

@@ -71,6 +71,51 @@ func (i *Images) MultiArch(words string) (v1.ImageIndex, error) {
 	return index, nil
 }
 
+// Changed is an image of one layer with one file, as cosentry's own is, that has other bytes in that file.
+func Changed(img v1.Image, change func([]byte) []byte) (v1.Image, error) {
+	config, err := img.ConfigFile()
+	if err != nil {
+		return nil, fmt.Errorf("reading an image to change it: %w", err)
+	}
+	header, data, err := onlyFile(img)
+	if err != nil {
+		return nil, fmt.Errorf("reading an image to change it: %w", err)
+	}
+	own, err := layer(func(w *tar.Writer) error { return addFile(w, header.Name, header.Mode, change(data)) })
+	if err != nil {
+		return nil, fmt.Errorf("changing an image: %w", err)
+	}
+	return build(config.Config, config.Architecture, own)
+}
+
+func onlyFile(img v1.Image) (*tar.Header, []byte, error) {
+	layers, err := img.Layers()
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(layers) != 1 {
+		return nil, nil, fmt.Errorf("it has %d layers and not one", len(layers))
+	}
+	content, err := layers[0].Uncompressed()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer content.Close()
+	r := tar.NewReader(content)
+	header, err := r.Next()
+	if err != nil {
+		return nil, nil, err
+	}
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := r.Next(); err != io.EOF {
+		return nil, nil, fmt.Errorf("its layer holds more than %s (%v)", header.Name, err)
+	}
+	return header, data, nil
+}
+
 func (i *Images) saying(words, arch string) (v1.Image, error) {
 	own, err := layer(func(w *tar.Writer) error { return addFile(w, "words", 0o644, []byte(words+"\n")) })
 	if err != nil {
