@@ -2,7 +2,6 @@ package namespaces
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,13 +18,13 @@ const include, included = "policy.sigstore.dev/include", "true"
 
 // object is as much of a Kubernetes object as is read. The rest of it is passed over.
 type object struct {
-	APIVersion string `json:"apiVersion" yaml:"apiVersion"`
-	Kind       string `json:"kind" yaml:"kind"`
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string `yaml:"kind"`
 	Metadata   struct {
-		Name   string            `json:"name" yaml:"name"`
-		Labels map[string]string `json:"labels" yaml:"labels"`
-	} `json:"metadata" yaml:"metadata"`
-	Items []object `json:"items" yaml:"items"`
+		Name   string            `yaml:"name"`
+		Labels map[string]string `yaml:"labels"`
+	} `yaml:"metadata"`
+	Items []object `yaml:"items"`
 }
 
 // Parse reads namespaces as `kubectl get namespaces -o yaml` or `-o json` prints them, a List; as the API gives them, a
@@ -33,11 +32,13 @@ type object struct {
 //
 // A file that was cut off must not be taken for one that tells of fewer labels. kubectl prints a list's kind after its
 // items, and a namespace's name after its labels; whatever has no kind, and whatever has no name, is an error.
-func Parse(data []byte) (map[string]bool, error) {
+//
+// YAML is for root's own files: what others can write is JSON, see decodeJSON.
+func Parse(data []byte, roots bool) (map[string]bool, error) {
 	if len(data) > maxSize {
 		return nil, fmt.Errorf("larger than %d bytes", maxSize)
 	}
-	objects, err := decode(data)
+	objects, err := decode(data, roots)
 	if err != nil {
 		return nil, err
 	}
@@ -82,24 +83,35 @@ func add(listed map[string]bool, o object) error {
 }
 
 // decode reads all documents of data, at least one.
-func decode(data []byte) (objects []*object, err error) {
-	next := yaml.NewDecoder(bytes.NewReader(data)).Decode
-	if bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
-		next = json.NewDecoder(bytes.NewReader(data)).Decode
+func decode(data []byte, roots bool) (objects []*object, err error) {
+	switch {
+	case bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")):
+		objects, err = decodeJSON(data)
+	case roots:
+		objects, err = decodeYAML(data)
+	default:
+		return nil, errors.New("others than root can write it, so it has to be JSON, as sync writes it and kubectl get namespaces -o json prints it")
 	}
-	for {
-		var o *object
-		if err := next(&o); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return nil, fmt.Errorf("neither YAML nor JSON of namespaces: %w", err)
-		}
-		if o != nil { // a document may be empty
-			objects = append(objects, o)
-		}
+	if err != nil {
+		return nil, fmt.Errorf("neither YAML nor JSON of namespaces: %w", err)
 	}
 	if len(objects) == 0 {
 		return nil, errors.New("no namespaces in it")
 	}
 	return objects, nil
+}
+
+func decodeYAML(data []byte) (objects []*object, err error) {
+	documents := yaml.NewDecoder(bytes.NewReader(data))
+	for {
+		var o *object
+		if err := documents.Decode(&o); errors.Is(err, io.EOF) {
+			return objects, nil
+		} else if err != nil {
+			return nil, err
+		}
+		if o != nil { // a document may be empty
+			objects = append(objects, o)
+		}
+	}
 }

@@ -154,7 +154,7 @@ func (n *Namespaces) Load() {
 	}
 	var listed map[string]bool
 	if err == nil {
-		if listed, err = Parse(f.data); err != nil {
+		if listed, err = Parse(f.data, f.foreign == ""); err != nil {
 			err = fmt.Errorf("%s: %w", n.o.File, err)
 		}
 	} else {

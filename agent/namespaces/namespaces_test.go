@@ -104,7 +104,7 @@ func TestFilesInEachForm(t *testing.T) {
 		"kubectl's YAML after a line of dashes": "---\n" + printedYAML,
 	} {
 		t.Run(name, func(t *testing.T) {
-			listed, err := Parse([]byte(text))
+			listed, err := Parse([]byte(text), true)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -136,7 +136,7 @@ func TestFilesThatAreRefused(t *testing.T) {
 		"a JSON document and half a one": {ofTheAPI + `{"kind":`, "neither YAML nor JSON"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if listed, err := Parse([]byte(tc.text)); err == nil || !strings.Contains(err.Error(), tc.says) {
+			if listed, err := Parse([]byte(tc.text), true); err == nil || !strings.Contains(err.Error(), tc.says) {
 				t.Errorf("%v, %v; want %q", listed, err, tc.says)
 			}
 		})
@@ -146,13 +146,13 @@ func TestFilesThatAreRefused(t *testing.T) {
 // A file that is read while it is being written, or that a full disk cut off, must not exempt what the whole file does not.
 func TestFileCutOffExemptsNothing(t *testing.T) {
 	for name, text := range map[string]string{"YAML": printedYAML, "JSON": printedJSON, "the API's own": ofTheAPI} {
-		whole, err := Parse([]byte(text))
+		whole, err := Parse([]byte(text), true)
 		if err != nil {
 			t.Fatal(err)
 		}
 		read := 0
 		for i := range text {
-			listed, err := Parse([]byte(text[:i]))
+			listed, err := Parse([]byte(text[:i]), true)
 			if err != nil {
 				continue
 			}
@@ -171,7 +171,7 @@ func TestFileCutOffExemptsNothing(t *testing.T) {
 
 func TestNamespaceToldOfTwiceIsLabelledIfOnce(t *testing.T) {
 	for _, order := range []string{`{a: b}}}, {kind: Namespace, metadata: {name: x, labels: {policy.sigstore.dev/include: "true"`, `{policy.sigstore.dev/include: "true"}}}, {kind: Namespace, metadata: {name: x, labels: {a: b`} {
-		listed, err := Parse([]byte("apiVersion: v1\nkind: List\nitems: [{kind: Namespace, metadata: {name: x, labels: " + order + "}}}]\n"))
+		listed, err := Parse([]byte("apiVersion: v1\nkind: List\nitems: [{kind: Namespace, metadata: {name: x, labels: "+order+"}}}]\n"), true)
 		if err != nil || !listed["x"] {
 			t.Errorf("%v, %v", listed, err)
 		}
@@ -183,7 +183,7 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		listed, err := Parse(data)
+		listed, err := Parse(data, true)
 		if err != nil && listed != nil {
 			t.Error("an answer beside an error")
 		}
