@@ -195,15 +195,20 @@ func (f *fleet) settled(t *testing.T) {
 	}
 }
 
-// on are the nodes that have a pod of this version which nobody is taking away, in order.
+// on are the nodes that have, or are about to have, a pod of this version which nobody is taking away, in order.
 func on(list []corev1.Pod, version string) (nodes []string) {
 	for _, p := range list {
 		if p.DeletionTimestamp == nil && versionOf(p) == version {
-			nodes = append(nodes, p.Spec.NodeName)
+			nodes = append(nodes, nodeOf(p))
 		}
 	}
 	slices.Sort(nodes)
 	return nodes
+}
+
+// nodeOf is the node for which the controller made the pod: the scheduler binds it there a little later.
+func nodeOf(p corev1.Pod) string {
+	return p.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchFields[0].Values[0]
 }
 
 func versionOf(p corev1.Pod) string {
