@@ -117,7 +117,7 @@ func startNode(t *testing.T) *node {
 		if err != nil {
 			return false
 		}
-		n.shown, n.at = append(shown, ups("127.0.0.1:9478")...), time.Now()
+		n.shown, n.at = append(append(shown, ups("127.0.0.1:9478")...), clusterNodes()...), time.Now()
 		return n.value(`cosentry_decisions_total{action="pull",decision="deny"}`) > 0 &&
 			n.value(`cosentry_decisions_total{action="create",decision="allow"}`) > 0 &&
 			n.value(`cosentry_cluster_policies_state{state="good"}`) == 1 && n.value(`cosentry_host_installed`) == 1 &&

@@ -45,15 +45,34 @@ func parse(text []byte, instance string) (all []series, err error) {
 		var l labels.Labels
 		p.Metric(&l)
 		b := labels.NewBuilder(l)
-		b.Set("instance", instance).Set("job", "cosentry")
+		b.Set("instance", instance).Set("job", "cosentry").Set("node", nodeName)
 		all = append(all, series{b.Labels(), value})
 	}
+}
+
+// nodeName is the label node that podmonitor.yaml gives to a target.
+const nodeName = "node-1"
+
+// clusterNodes are what kube-state-metrics says of the cluster: the node that is scraped, one that is new (healthy has it not there
+// yet), one of Windows, and one that is being taken off.
+func clusterNodes() (all []series) {
+	add := func(pairs ...string) {
+		all = append(all, series{labels.FromStrings(append(pairs, "instance", "kube-state-metrics:8080", "job", "kube-state-metrics")...), 1})
+	}
+	for name, system := range map[string]string{
+		nodeName: "Container-Optimized OS from Google", "new": "Ubuntu 24.04.2 LTS", "windows": "Windows Server 2022 Datacenter", "off": "Debian GNU/Linux 12 (bookworm)",
+	} {
+		add("__name__", "kube_node_info", "node", name, "os_image", system)
+	}
+	add("__name__", "kube_node_labels", "node", "off", "label_node_restriction_kubernetes_io_cosentry_uninstall", "true")
+	add("__name__", "kube_node_labels", "node", nodeName)
+	return all
 }
 
 // ups are what Prometheus itself says of a target that it scrapes: one that a PodMonitor found, and one found otherwise.
 func ups(instance string) []series {
 	return []series{
-		{labels.FromStrings("__name__", "up", "instance", instance, "job", "cosentry-system/cosentry", "namespace", "cosentry-system", "pod", "cosentry-x7k2p"), 1},
+		{labels.FromStrings("__name__", "up", "instance", instance, "job", "cosentry-system/cosentry", "namespace", "cosentry-system", "pod", "cosentry-x7k2p", "node", nodeName), 1},
 		{labels.FromStrings("__name__", "up", "instance", instance, "job", "cosentry"), 1},
 	}
 }
