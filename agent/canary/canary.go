@@ -174,7 +174,7 @@ func (c *attempt) try(ctx context.Context) (Result, error) {
 // judge says what an answer and a record mean together. No outcome means that the answer proves nothing.
 func (c *attempt) judge(ctx context.Context, answer error, record *audit.Record, recordErr error) (Outcome, string) {
 	refused := isRefusal(answer, c.registry.repository())
-	if here := c.arrived(ctx, answer); here != "" && (refused || record == nil) {
+	if here := c.arrived(ctx, answer, record == nil); here != "" && (refused || record == nil) {
 		switch {
 		case refused:
 			return Unseen, "the answer was a refusal and yet " + here
@@ -200,15 +200,17 @@ func (c *attempt) judge(ctx context.Context, answer error, record *audit.Record,
 	return Allowed, allowedBy(record)
 }
 
-// arrived says how it is known that the runtime has, or had, bytes of the canary; empty if it does not. The agent itself
-// reads manifests and configs; only a runtime reads layers.
-func (c *attempt) arrived(ctx context.Context, answer error) string {
+// arrived says how it is known that the runtime has, or had, bytes of the canary; empty if it does not. The agent itself reads
+// manifests and configs; a layer, only a runtime has reason to read. That one was read counts only while no record says that the agent
+// was asked: whoever can listen to the node's loopback learns the canary's name there and can read it too, and must not be able to
+// have an installation undone by it.
+func (c *attempt) arrived(ctx context.Context, answer error, unrecorded bool) string {
 	switch id, err := c.present(ctx); {
 	case answer == nil:
 		return "the runtime pulled it"
 	case err == nil && id != "":
 		return "it is on the node"
-	case c.registry.layerRead.Load():
+	case unrecorded && c.registry.layerRead.Load():
 		return "its layer was downloaded"
 	}
 	return ""

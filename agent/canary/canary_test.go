@@ -219,6 +219,14 @@ func TestOutcomes(t *testing.T) {
 			clear(n.images)
 			return refusal(image)
 		}, Unseen, "yet its layer was downloaded"},
+		"refused by policy, and a stranger who listens to lo reads the layer": {func(n *node, image string) error {
+			if err := n.download(image); err != nil {
+				return err
+			}
+			clear(n.images)
+			n.record(image, audit.DecisionDeny, "nobody signed it")
+			return refusal(image)
+		}, Refused, "nobody signed it"},
 		"an error of the runtime's after the download": {func(n *node, image string) error {
 			if err := n.download(image); err != nil {
 				return err

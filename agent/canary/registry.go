@@ -24,7 +24,7 @@ type registry struct {
 	server *http.Server
 	done   chan struct{}
 	once   sync.Once
-	// layerRead is set once somebody has asked for the layer, which only a runtime does.
+	// layerRead is set once somebody has asked for the layer.
 	layerRead atomic.Bool
 }
 
