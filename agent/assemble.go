@@ -36,6 +36,7 @@ type agent struct {
 	refusals      *refusals     // goes before records
 	lost          atomic.Uint64 // records
 	fetcher       *evidence.Fetcher
+	stores        []*evidence.Store // of evidence
 	verifier      *verify.Verifier
 	keeper        *trust.Keeper // of what policies refer to
 	policies      *reload.Policies
@@ -207,6 +208,7 @@ func (a *agent) close() {
 	if a.conn != nil {
 		a.conn.Close()
 	}
+	a.closeStores()
 	if a.records == nil {
 		return
 	}

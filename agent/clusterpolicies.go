@@ -10,8 +10,6 @@ import (
 	"github.com/cosentry/cosentry/agent/metrics"
 	"github.com/cosentry/cosentry/agent/reload"
 	"github.com/cosentry/cosentry/agent/sight"
-	"github.com/cosentry/cosentry/verify"
-	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/trust"
 )
 
@@ -55,20 +53,6 @@ func (a *agent) setUpClusterPolicies() error {
 	})
 	a.cluster.Start(clusterPatience)
 	return nil
-}
-
-// openStore opens what keeps evidence on disk, for the node's own policies and for the cluster's; nil: it is not kept.
-func (a *agent) openStore(parts ...string) verify.Keeper {
-	c := a.config.Evidence
-	if c.Dir == "" {
-		return nil
-	}
-	store, err := evidence.OpenStore(filepath.Join(append([]string{c.Dir}, parts...)...), int(c.Size), a.log)
-	if err != nil {
-		a.log.Warn("signatures are not kept on disk", "error", err)
-		return nil
-	}
-	return store
 }
 
 func (a *agent) clusterMetrics() metrics.Cluster {

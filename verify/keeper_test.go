@@ -1,10 +1,14 @@
 package verify
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/cosentry/cosentry/verify/evidence"
+	"github.com/cosentry/cosentry/verify/limits"
 )
 
 func openStore(t testing.TB, dir string) *evidence.Store {
@@ -13,6 +17,11 @@ func openStore(t testing.TB, dir string) *evidence.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
 	return s
 }
 
@@ -24,8 +33,12 @@ func TestKeptEvidenceOutlivesTheRegistryAndTheAgent(t *testing.T) {
 			t.Run(form+" "+cause, func(t *testing.T) {
 				dir := t.TempDir()
 				o := testOptions(holding(found(material)))
-				o.Keeper = openStore(t, dir)
+				first := openStore(t, dir)
+				o.Keeper = first
 				checkDecision(t, verdictOn(t, newVerifierWith(t, o, byKey("P-256")), appSubject()), true, "")
+				if err := first.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
 
 				for _, s := range []*source{failing(err), holding(found(err))} {
 					o.Source, o.Keeper = s, openStore(t, dir)
@@ -45,12 +58,16 @@ type memory struct {
 	kept   []*evidence.Evidence
 	recall *evidence.Evidence
 	asked  int
+	// bounded and inTime are of the last recall's context.
+	bounded, inTime bool
 }
 
 func (m *memory) Keep(e *evidence.Evidence) { m.kept = append(m.kept, e) }
 
-func (m *memory) Recall(evidence.Question) *evidence.Evidence {
+func (m *memory) Recall(ctx context.Context, _ evidence.Question) *evidence.Evidence {
 	m.asked++
+	_, m.bounded = ctx.Deadline()
+	m.inTime = ctx.Err() == nil
 	return m.recall
 }
 
@@ -112,4 +129,72 @@ func TestOnlyWhatAnAllowRestedOnIsKept(t *testing.T) {
 			t.Errorf("%s: %d kept, want %d", name, len(m.kept), c.kept)
 		}
 	}
+}
+
+// slow is a Keeper that does what none may: it waits.
+type slow struct {
+	memory
+	keeping chan struct{}
+	letGo   chan struct{}
+}
+
+func (s *slow) Keep(*evidence.Evidence) {
+	s.keeping <- struct{}{}
+	<-s.letGo
+}
+
+// The registry is well and the image is signed: what becomes of the evidence on a disk is nobody's matter who waits for
+// the verdict. It is remembered by then, and no place is held that other images wait for.
+func TestAVerdictIsRememberedBeforeItsEvidenceIsKept(t *testing.T) {
+	h := &slow{keeping: make(chan struct{}, 2), letGo: make(chan struct{})}
+	o := testOptions(holding(found(classicFor("P-256", appDigest))))
+	o.Keeper, o.ClusterKeeper = h, h
+	v := newVerifierWith(t, o, byKey("P-256"))
+	done := make(chan error, 1)
+	go func() {
+		_, err := v.Verify(context.Background(), appSubject())
+		done <- err
+	}()
+	<-h.keeping
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // which is not used up but by who waits in vain
+	defer cancel()
+	verdict, err := v.Verify(ctx, appSubject())
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkDecision(t, verdict, true, "")
+	var all []evidence.Question
+	for i := range limits.Questions.Max() {
+		all = append(all, evidence.Question{Repository: fmt.Sprintf("r%d.example/app", i)})
+	}
+	leave, err := v.places.Enter(ctx, all...)
+	if err != nil {
+		t.Errorf("places are held: %v", err)
+	}
+	leave()
+	close(h.letGo)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// A registry that never answers uses up all the time there is for it. What was kept is for that very case; and it is
+// not waited for without end, because a place is held meanwhile.
+func TestKeptEvidenceIsRecalledInATimeOfItsOwn(t *testing.T) {
+	m := &memory{recall: found(classicFor("P-256", appDigest))}
+	o := testOptions(silent{})
+	o.Keeper, o.FetchTimeout = m, time.Millisecond
+	// Judging has as long as fetching had, which is too short here.
+	_, _ = newVerifierWith(t, o, byKey("P-256")).Verify(t.Context(), appSubject())
+	if m.asked != 1 || !m.inTime || !m.bounded {
+		t.Errorf("asked %d times, in time: %v, bounded: %v", m.asked, m.inTime, m.bounded)
+	}
+}
+
+// silent is a registry that never answers.
+type silent struct{}
+
+func (silent) Fetch(ctx context.Context, _ evidence.Question) (*evidence.Evidence, error) {
+	<-ctx.Done()
+	return nil, fmt.Errorf("%w: %w", evidence.ErrUnavailable, context.Cause(ctx))
 }

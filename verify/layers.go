@@ -116,15 +116,16 @@ type reached struct {
 	verdict Verdict
 	expires time.Time
 	settled bool // it may be remembered at all
+	rests   toKeep
 }
 
-// and adds the cluster's verdict to the node's own. It never allows more than either.
+// and adds the cluster's verdict to the node's own, whose evidence is kept already. It never allows more than either.
 func (r reached) and(cluster reached) reached {
 	both := r.verdict
 	both.Policies = slices.Concat(r.verdict.Policies, cluster.verdict.Policies)
 	both.Allowed = r.verdict.Allowed && cluster.verdict.Allowed
 	both.Warn = both.Allowed && (r.verdict.Warn || cluster.verdict.Warn)
-	out := reached{both, r.expires, r.settled && cluster.settled}
+	out := reached{both, r.expires, r.settled && cluster.settled, cluster.rests}
 	if cluster.expires.Before(out.expires) {
 		out.expires = cluster.expires
 	}
@@ -135,6 +136,9 @@ func (r reached) and(cluster reached) reached {
 func (v *Verifier) decide(ctx context.Context, st *state, k key, s Subject, about questions) (Verdict, error) {
 	r, found, err := v.floorSays(ctx, st, s, about)
 	if err == nil && r.verdict.Allowed && len(about.cluster.policies) > 0 {
+		// Not held on to while the cluster's places are waited for: nobody would count it.
+		r.rests.keep()
+		r.rests = toKeep{}
 		var added reached
 		added, _, err = v.layerSays(ctx, st.cluster, s, about.cluster, carried(found))
 		if err == nil {
@@ -154,6 +158,8 @@ func (v *Verifier) decide(ctx context.Context, st *state, k key, s Subject, abou
 	if r.settled {
 		v.cache.put(k, s.Credentials, r.verdict, r.expires)
 	}
+	// No place is held any more, and whoever asks next has the verdict.
+	r.rests.keep()
 	return r.verdict, nil
 }
 
@@ -174,7 +180,7 @@ func (v *Verifier) floorSays(ctx context.Context, st *state, s Subject, about qu
 	}
 	k := keyOf(s, st.floor.revision, about.floorPod)
 	if e, ok := v.floors.entry(k, s.Credentials, v.now()); ok {
-		return reached{e.verdict, e.expires, true}, nil, nil
+		return reached{verdict: e.verdict, expires: e.expires, settled: true}, nil, nil
 	}
 	r, found, err := v.layerSays(ctx, st.floor, s, about.floor, nil)
 	if err == nil && r.settled {
@@ -217,12 +223,11 @@ func (v *Verifier) layerSays(ctx context.Context, l *layer, s Subject, about sco
 	}
 	verdict.OtherPods = about.others
 	// A warning is kept as briefly as a refusal: somebody is about to sign.
-	ttl := v.opts.DenyTTL
+	r := reached{verdict: verdict, expires: v.now().Add(v.opts.DenyTTL), settled: settled}
 	if verdict.Allowed && !verdict.Warn {
-		ttl = v.opts.AllowTTL
-		keep(l.keeper, j)
+		r.expires, r.rests = v.now().Add(v.opts.AllowTTL), restsOn(l.keeper, j)
 	}
-	return reached{verdict, v.now().Add(ttl), settled}, j.found, nil
+	return r, j.found, nil
 }
 
 // maxCarried is the most material, in bytes, that the cluster's policies are shown of what the node's own had fetched. It

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -190,8 +191,14 @@ func (v *Verifier) gather(ctx context.Context, l *layer, q evidence.Question, er
 	if ev.Digest != q.Digest {
 		return ev
 	}
-	return ev.With(l.keeper.Recall(q))
+	// The fetch may have used up its own time, and others wait for a place while this one is held.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recallTimeout)
+	defer cancel()
+	return ev.With(l.keeper.Recall(ctx, q))
 }
+
+// recallTimeout bounds the reading of what was kept in answer to one question, on a disk that is slow or hangs.
+const recallTimeout = 5 * time.Second
 
 // nothing is the evidence of who learnt nothing, because of err.
 func nothing(q evidence.Question, err error) *evidence.Evidence {

@@ -49,10 +49,10 @@ type Prover interface {
 }
 
 // Keeper remembers evidence across restarts. It is asked when a registry gives no answer, and told
-// of what an allow rested on. *evidence.Store is one.
+// of what an allow rested on. Keep must not wait for a disk, nor Recall for longer than ctx lasts. *evidence.Store is one.
 type Keeper interface {
 	Keep(*evidence.Evidence)
-	Recall(q evidence.Question) *evidence.Evidence // nil if there is none that answers all of q
+	Recall(ctx context.Context, q evidence.Question) *evidence.Evidence // nil if there is none that answers all of q
 }
 
 // ErrNoPolicy is wrapped by errors of a Verifier that has no usable policy set.
@@ -220,11 +220,18 @@ func (v *Verifier) judge(ctx context.Context, j *judgement, l *layer, policies [
 	return j.judge(ctx, policies, l.noMatch)
 }
 
-// keep remembers what an allow rested on, if all questions were answered.
-func keep(keeper Keeper, j *judgement) {
+// toKeep is what an allow rested on, and who remembers it.
+type toKeep struct {
+	keeper Keeper
+	all    []*evidence.Evidence
+}
+
+// restsOn is what j found, if all questions were answered.
+func restsOn(keeper Keeper, j *judgement) (k toKeep) {
 	if keeper == nil {
-		return
+		return k
 	}
+	k.keeper = keeper
 	proved := map[place]*evidence.Evidence{}
 	for key, p := range j.proved {
 		if p.err == nil {
@@ -238,7 +245,15 @@ func keep(keeper Keeper, j *judgement) {
 		if with, ok := proved[at]; ok {
 			ev = with
 		}
-		keeper.Keep(ev)
+		k.all = append(k.all, ev)
+	}
+	return k
+}
+
+// keep hands it over.
+func (k toKeep) keep() {
+	for _, ev := range k.all {
+		k.keeper.Keep(ev)
 	}
 }
 

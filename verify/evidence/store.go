@@ -1,22 +1,17 @@
 package evidence
 
 import (
-	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 const (
@@ -37,119 +32,91 @@ const (
 //
 // A Store is safe for concurrent use by one process. While its folder cannot be used it keeps and recalls
 // nothing, and tries again by itself: what it is for is not worth a restart of the agent.
+//
+// A disk that hangs (a frozen file system, a server that is gone) hangs the one goroutine that writes, a few that read,
+// and nobody else: no lock is held over a system call. What is to be kept waits in memory, and is recalled from there;
+// beyond a bound it is not kept. A slow disk delays nobody's start: stock is taken of the folder by the one that writes,
+// which falls to removing entries only when it knows them all.
 type Store struct {
-	dir string
-	log *slog.Logger
-	now func() time.Time
-	mu  sync.Mutex
-	// kept orders the folders by their last use, with the size of each; falling out of it removes one.
-	kept *lru.Cache[string, int64]
-	// stored is the size of all that are kept.
-	stored, maxStored int64
-	// opened says that kept is what is in dir; tried is when it was last attempted.
-	opened bool
-	tried  time.Time
+	dir       string
+	log       *slog.Logger
+	now       func() time.Time
+	disk      disk
+	size      int // in entries
+	maxStored int64
 
-	opening, keeping, recalling, removing trouble
+	wake    chan struct{} // there is something to do for the writer
+	stop    chan struct{}
+	done    chan struct{} // closed once the writer has ended
+	readers chan struct{} // holds one for each that reads
+	tried   time.Time     // when the folder was last opened, or could not be; the writer's own
+
+	mu     sync.Mutex
+	closed bool
+	queue  queue
+	// stock is what is known of the folder until all of it is, and nil from then on. There may be more.
+	stock map[string]*entry
+	// kept is what there is once stock is nil. It orders the entries by their last use.
+	kept *lru.Cache[string, *entry]
+	// stored is the size of all that are kept; until stock was taken, that of early ones, which were written meanwhile.
+	stored int64
+	early  int
+	fallen []string // to be removed
+	// abandoned is how many readers nobody waits for any more.
+	abandoned int
+	dropped   uint64
+
+	opening, lagging, keeping, reading, recalling, removing trouble
 }
 
-// openAgain is how often a folder that could not be opened is tried.
-const openAgain = time.Minute
+// entry is what is known of a folder. Each time that it is written is another entry.
+type entry struct {
+	size int64
+	used time.Time // if it is in stock
+}
 
-// OpenStore opens the store in dir, which is made if need be, for at most size images. That dir cannot be used is no
-// error but logged, and tried again later.
+// disk does what may hang.
+type disk struct {
+	measure func(dir string) (used time.Time, size int64, err error)
+	save    func(e *Evidence, dir string) error
+	read    func(dir string) (*Evidence, error)
+}
+
+// OpenStore opens the store in dir, which is made if need be, for at most size images. It does not wait for the disk.
+// That dir cannot be used is no error but logged, and tried again later. Close ends it.
 func OpenStore(dir string, size int, log *slog.Logger) (*Store, error) {
-	return openStoreAt(dir, size, log, time.Now)
-}
-
-func openStoreAt(dir string, size int, log *slog.Logger, now func() time.Time) (*Store, error) {
-	if dir == "" || log == nil {
-		return nil, errors.New("opening the evidence store: it needs a folder and a log")
+	s, err := newStore(dir, size, log, time.Now)
+	if err != nil {
+		return nil, err
 	}
-	s := &Store{dir: dir, log: log, now: now, maxStored: maxStored}
-	for _, t := range []*trouble{&s.opening, &s.keeping, &s.recalling, &s.removing} {
-		t.now = now
-	}
-	var err error
-	if s.kept, err = lru.NewWithEvict(size, func(name string, size int64) { s.stored -= size; s.remove(name) }); err != nil {
-		return nil, fmt.Errorf("opening the evidence store for %d images: %w", size, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ready()
+	go s.run()
 	return s, nil
 }
 
-// ready says whether the folder is open, and opens it if it is time to try.
-func (s *Store) ready() bool {
-	if s.opened {
-		return true
+// newStore is OpenStore without the writer.
+func newStore(dir string, size int, log *slog.Logger, now func() time.Time) (*Store, error) {
+	if dir == "" || log == nil {
+		return nil, errors.New("opening the evidence store: it needs a folder and a log")
 	}
-	if now := s.now(); s.tried.IsZero() || now.Sub(s.tried) >= openAgain {
-		s.tried = now
-		err := s.open()
-		s.opened = err == nil
-		s.report(&s.opening, err, "the folder for kept evidence cannot be used; signatures are not kept on disk", "folder", s.dir)
+	s := &Store{
+		dir: dir, log: log, now: now, size: size, maxStored: maxStored,
+		disk:    disk{measure: onDisk, save: (*Evidence).Save, read: Saved},
+		wake:    make(chan struct{}, 1),
+		stop:    make(chan struct{}),
+		done:    make(chan struct{}),
+		readers: make(chan struct{}, maxReaders),
+		queue:   queue{waiting: map[string]*Evidence{}},
 	}
-	return s.opened
+	for _, t := range []*trouble{&s.opening, &s.lagging, &s.keeping, &s.reading, &s.recalling, &s.removing} {
+		t.now = now
+	}
+	if err := s.forget(); err != nil {
+		return nil, fmt.Errorf("opening the evidence store for %d images: %w", size, err)
+	}
+	return s, nil
 }
 
-// open makes the folder and takes stock of it.
-func (s *Store) open() error {
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return err
-	}
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return err
-	}
-	used := map[string]time.Time{}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), unfinished) {
-			s.remove(e.Name()) // a crash while it was written
-			continue
-		}
-		if info, err := e.Info(); err == nil && isEntry(e.Name()) {
-			used[e.Name()] = info.ModTime()
-		}
-	}
-	names := slices.SortedFunc(maps.Keys(used), func(a, b string) int {
-		return cmp.Or(used[a].Compare(used[b]), strings.Compare(a, b))
-	})
-	for _, name := range names {
-		s.add(name, sizeOnDisk(filepath.Join(s.dir, name)))
-	}
-	return nil
-}
-
-// add takes an entry among those that are kept, and drops the ones that were not used for the longest time until all
-// of them fit.
-func (s *Store) add(name string, size int64) {
-	if old, ok := s.kept.Peek(name); ok {
-		s.stored -= old
-	}
-	s.stored += size
-	s.kept.Add(name, size)
-	for s.stored > s.maxStored && s.kept.Len() > 1 {
-		s.kept.RemoveOldest()
-	}
-}
-
-// sizeOnDisk is that of an entry's blobs. What cannot be looked at counts for nothing and is found out when it is used.
-func sizeOnDisk(dir string) (size int64) {
-	entries, err := os.ReadDir(filepath.Join(dir, ocispec.ImageBlobsDir, "sha256"))
-	if err != nil {
-		return 0
-	}
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil {
-			size += info.Size()
-		}
-	}
-	return size
-}
-
-// report logs err if it is worth a line, and that t is over if that is.
+// report logs err if it is worth a line, and that t is over if that is. No lock is held: a log may be slow, too.
 func (s *Store) report(t *trouble, err error, words string, args ...any) {
 	switch {
 	case err != nil && t.begins():
@@ -159,10 +126,11 @@ func (s *Store) report(t *trouble, err error, words string, args ...any) {
 	}
 }
 
-// unfinished begins the names of folders that are being written.
-const unfinished = ".new-"
+// errLagging is why evidence is dropped that a disk would have taken.
+var errLagging = errors.New("too much waits to be written: the disk is slow or does not answer")
 
-// Keep writes e down. That it could not is logged, once: evidence that is not kept is asked for again.
+// Keep has e written down soon, and does not wait for that. That it could not is logged, once: evidence that is not
+// kept is asked for again.
 func (s *Store) Keep(e *Evidence) {
 	most := maxKept
 	if e.AskedAttestations || e.AskedConfig {
@@ -172,92 +140,49 @@ func (s *Store) Keep(e *Evidence) {
 		return
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.ready() {
+	if s.closed {
+		s.mu.Unlock()
 		return
 	}
-	err := s.keep(e)
-	if errors.Is(err, os.ErrNotExist) {
-		s.opened = false // the folder is gone, and is made again when it is time
+	taken := s.queue.put(e)
+	if !taken {
+		s.dropped++
 	}
-	s.report(&s.keeping, err, "evidence could not be kept on disk", "repository", escape(e.Repository), "digest", e.Digest)
+	dropped := s.dropped
+	s.mu.Unlock()
+	if !taken {
+		s.report(&s.lagging, errLagging, lagging, "folder", s.dir, "dropped", dropped)
+	}
+	s.poke()
 }
 
-func (s *Store) keep(e *Evidence) error {
-	tmp, err := os.MkdirTemp(s.dir, unfinished)
-	if err != nil {
-		return err
+const lagging = "evidence is not kept on disk for the moment"
+
+// poke has the writer look for work.
+func (s *Store) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
 	}
-	defer os.RemoveAll(tmp)
-	if err := e.Save(tmp); err != nil {
-		return err
-	}
-	name := entryName(e.question())
-	// A crash between these two loses the entry, which costs a request.
-	if err := os.RemoveAll(filepath.Join(s.dir, name)); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, filepath.Join(s.dir, name)); err != nil {
-		return err
-	}
-	s.add(name, sizeOnDisk(filepath.Join(s.dir, name)))
-	return nil
 }
 
-// Recall returns what was kept in answer to q, or to a question that asked for more about the same; or nil.
-func (s *Store) Recall(q Question) *Evidence {
+// Close has what was kept written to the disk, and ends the store. It waits no longer than ctx lasts; an error says what
+// was not written by then. Nothing is kept after it.
+func (s *Store) Close(ctx context.Context) error {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.stop)
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.ready() {
-		return nil
-	}
-	for _, wider := range widerThan(q) {
-		if e := s.recall(wider); e != nil {
-			return e
-		}
-	}
-	return nil
-}
-
-// widerThan lists q, and the questions that ask for all that q does and for more.
-func widerThan(q Question) (all []Question) {
-	for _, attestations := range []bool{false, true} {
-		for _, config := range []bool{false, true} {
-			wider := q
-			wider.Attestations, wider.Config = attestations, config
-			if wider.asked().Answers(q) {
-				all = append(all, wider)
-			}
-		}
-	}
-	return all
-}
-
-func (s *Store) recall(q Question) *Evidence {
-	name := entryName(q)
-	if _, ok := s.kept.Get(name); !ok {
-		return nil
-	}
-	path := filepath.Join(s.dir, name)
-	e, err := Saved(path)
-	if err == nil && !e.Answers(q) {
-		err = fmt.Errorf("%w: it is about %s@%s", ErrMismatch, escape(e.Repository), e.Digest)
-	}
-	s.report(&s.recalling, err, "kept evidence cannot be used and is dropped", "repository", escape(q.Repository), "digest", q.Digest)
-	if err != nil {
-		s.kept.Remove(name)
-		return nil
-	}
-	now := time.Now()
-	if err := os.Chtimes(path, now, now); err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.log.Debug("marking kept evidence as used", "error", err)
-	}
-	return e
-}
-
-// remove deletes an entry's folder.
-func (s *Store) remove(name string) {
-	s.report(&s.removing, os.RemoveAll(filepath.Join(s.dir, name)), "kept evidence could not be removed")
+	return fmt.Errorf("closing the evidence store %s with %d entries not written: %w", s.dir, len(s.queue.waiting), context.Cause(ctx))
 }
 
 // entryName is the folder of the entry for a question: nothing of it becomes part of a path. What asks for more has an

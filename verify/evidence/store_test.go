@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -30,13 +31,21 @@ func kept(n int) *Evidence {
 	}
 }
 
+// openStore opens a store that writes when the test has it work, so that a test knows what is on disk.
 func openStore(t *testing.T, dir string, size int) *Store {
 	t.Helper()
-	s, err := OpenStore(dir, size, slog.New(slog.DiscardHandler))
+	s, err := newStore(dir, size, slog.New(slog.DiscardHandler), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.work()
 	return s
+}
+
+// keepNow keeps e, on disk.
+func keepNow(s *Store, e *Evidence) {
+	s.Keep(e)
+	s.work()
 }
 
 var sameMaterial = cmpopts.IgnoreFields(Bundle{}, "Source")
@@ -44,8 +53,8 @@ var sameMaterial = cmpopts.IgnoreFields(Bundle{}, "Source")
 func TestKeptEvidenceOutlivesARestart(t *testing.T) {
 	dir := t.TempDir()
 	want := kept(1)
-	openStore(t, dir, 4).Keep(want)
-	got := openStore(t, dir, 4).Recall(Question{Repository: want.Repository, Digest: want.Digest})
+	keepNow(openStore(t, dir, 4), want)
+	got := openStore(t, dir, 4).Recall(t.Context(), Question{Repository: want.Repository, Digest: want.Digest})
 	if diff := cmp.Diff(want, got, sameMaterial); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
@@ -82,18 +91,18 @@ func TestSavedEvidenceIsAnOCILayout(t *testing.T) {
 func TestKeptEvidenceIsOnlyAboutWhatItWasKeptFor(t *testing.T) {
 	s := openStore(t, t.TempDir(), 4)
 	one, two := kept(1), kept(2)
-	s.Keep(one)
-	if e := s.Recall(Question{Repository: two.Repository, Digest: one.Digest}); e != nil {
+	keepNow(s, one)
+	if e := s.Recall(t.Context(), Question{Repository: two.Repository, Digest: one.Digest}); e != nil {
 		t.Error("another repository was answered")
 	}
-	if e := s.Recall(Question{Repository: one.Repository, Digest: two.Digest}); e != nil {
+	if e := s.Recall(t.Context(), Question{Repository: one.Repository, Digest: two.Digest}); e != nil {
 		t.Error("another digest was answered")
 	}
 	// A folder copied to the place of another image's.
 	if err := os.Rename(filepath.Join(s.dir, entryName(Question{Repository: one.Repository, Digest: one.Digest})), filepath.Join(s.dir, entryName(Question{Repository: two.Repository, Digest: two.Digest}))); err != nil {
 		t.Fatal(err)
 	}
-	if e := openStore(t, s.dir, 4).Recall(Question{Repository: two.Repository, Digest: two.Digest}); e != nil {
+	if e := openStore(t, s.dir, 4).Recall(t.Context(), Question{Repository: two.Repository, Digest: two.Digest}); e != nil {
 		t.Error("evidence moved to another image's place was used")
 	}
 }
@@ -141,17 +150,18 @@ func TestTamperedFilesAreDropped(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := openStore(t, t.TempDir(), 4)
 			e := kept(1)
-			s.Keep(e)
+			keepNow(s, e)
 			entry := filepath.Join(s.dir, entryName(Question{Repository: e.Repository, Digest: e.Digest}))
 			tamper(t, entry)
-			if got := s.Recall(Question{Repository: e.Repository, Digest: e.Digest}); got != nil {
+			if got := s.Recall(t.Context(), Question{Repository: e.Repository, Digest: e.Digest}); got != nil {
 				t.Fatalf("used: %+v", got)
 			}
+			s.work()
 			if _, err := os.Stat(entry); !os.IsNotExist(err) {
 				t.Errorf("still there: %v", err)
 			}
-			s.Keep(e) // and it can be kept again
-			if s.Recall(Question{Repository: e.Repository, Digest: e.Digest}) == nil {
+			keepNow(s, e) // and it can be kept again
+			if s.Recall(t.Context(), Question{Repository: e.Repository, Digest: e.Digest}) == nil {
 				t.Error("not kept again")
 			}
 		})
@@ -162,7 +172,7 @@ func TestStoreKeepsNoMoreThanItsSize(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir, 2)
 	for n := range 5 {
-		s.Keep(kept(n))
+		keepNow(s, kept(n))
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -171,7 +181,7 @@ func TestStoreKeepsNoMoreThanItsSize(t *testing.T) {
 	if len(entries) != 2 {
 		t.Errorf("%d entries on disk", len(entries))
 	}
-	if e := kept(4); s.Recall(Question{Repository: e.Repository, Digest: e.Digest}) == nil {
+	if e := kept(4); s.Recall(t.Context(), Question{Repository: e.Repository, Digest: e.Digest}) == nil {
 		t.Error("the newest is gone")
 	}
 	// A smaller bound holds from the next start on.
@@ -183,10 +193,10 @@ func TestStoreKeepsNoMoreThanItsSize(t *testing.T) {
 
 func TestNeitherNothingNorTooMuchIsKept(t *testing.T) {
 	s := openStore(t, t.TempDir(), 4)
-	s.Keep(&Evidence{Repository: "r.example/none", Digest: digest.FromString("n")})
+	keepNow(s, &Evidence{Repository: "r.example/none", Digest: digest.FromString("n")})
 	big := kept(1)
 	big.Bundles[0].Raw = make([]byte, maxKept+1)
-	s.Keep(big)
+	keepNow(s, big)
 	entries, err := os.ReadDir(s.dir)
 	if err != nil || len(entries) != 0 {
 		t.Errorf("%d entries, %v", len(entries), err)
@@ -199,34 +209,34 @@ func TestKeptEvidenceHoldsWhatIsAsked(t *testing.T) {
 	all := attestedEvidence(1)
 	less := *all
 	less.AskedAttestations, less.AskedConfig, less.Attestations, less.Configs, less.Image = false, false, nil, nil, nil
-	s.Keep(&less)
-	if e := s.Recall(less.question()); e == nil {
+	keepNow(s, &less)
+	if e := s.Recall(t.Context(), less.question()); e == nil {
 		t.Fatal("not kept")
 	}
 	for name, q := range map[string]Question{"all": all.question(), "attestations": {Repository: all.Repository, Digest: all.Digest, TagPrefix: all.TagPrefix, Attestations: true}} {
-		if e := s.Recall(q); e != nil {
+		if e := s.Recall(t.Context(), q); e != nil {
 			t.Errorf("%s: recalled what was kept without", name)
 		}
 	}
-	s.Keep(all)
-	s.Keep(&less) // does not take the place of the other
+	keepNow(s, all)
+	keepNow(s, &less) // does not take the place of the other
 	for _, q := range []Question{all.question(), less.question()} {
-		e := openStore(t, s.dir, 8).Recall(q)
+		e := openStore(t, s.dir, 8).Recall(t.Context(), q)
 		if e == nil || q.Attestations && cmp.Diff(all, e, sameMaterial) != "" {
 			t.Errorf("%+v: %+v", q, e)
 		}
 	}
 	q := all.question()
 	q.TagPrefix = ""
-	if s.Recall(q) != nil {
+	if s.Recall(t.Context(), q) != nil {
 		t.Error("recalled for another tag prefix")
 	}
 	// Where only the larger is left, it answers the smaller question as well.
 	two := attestedEvidence(2)
-	s.Keep(two)
+	keepNow(s, two)
 	q = two.question()
 	q.Config = false
-	if e := s.Recall(q); e == nil || len(e.Attestations) != 1 {
+	if e := s.Recall(t.Context(), q); e == nil || len(e.Attestations) != 1 {
 		t.Errorf("%+v", e)
 	}
 }
@@ -236,13 +246,13 @@ func TestLargeAttestationsAreKept(t *testing.T) {
 	e := attestedEvidence(1)
 	e.Attestations[0].Payload = make([]byte, 4<<20)
 	e.Attestations[0].Source = digest.FromBytes(e.Attestations[0].Payload)
-	s.Keep(e)
-	if got := s.Recall(e.question()); got == nil || !bytes.Equal(got.Attestations[0].Payload, e.Attestations[0].Payload) {
+	keepNow(s, e)
+	if got := s.Recall(t.Context(), e.question()); got == nil || !bytes.Equal(got.Attestations[0].Payload, e.Attestations[0].Payload) {
 		t.Error("not kept")
 	}
 	e = attestedEvidence(2)
 	e.Attestations[0].Payload = make([]byte, maxKeptAttested+1)
-	if s.Keep(e); s.Recall(e.question()) != nil {
+	if keepNow(s, e); s.Recall(t.Context(), e.question()) != nil {
 		t.Error("too large, and kept")
 	}
 }
@@ -254,11 +264,11 @@ func TestTheStoreHasAnEnd(t *testing.T) {
 	for n := range 10 {
 		e := kept(n)
 		e.Bundles[0].Raw = make([]byte, 30<<10)
-		s.Keep(e)
-		s.Keep(e) // the same again counts once
+		keepNow(s, e)
+		keepNow(s, e) // the same again counts once
 	}
 	entries, err := os.ReadDir(s.dir)
-	if err != nil || len(entries) != 3 || s.Recall(kept(9).question()) == nil {
+	if err != nil || len(entries) != 3 || s.Recall(t.Context(), kept(9).question()) == nil {
 		t.Errorf("%d entries, %v", len(entries), err)
 	}
 	again := openStore(t, s.dir, 100)
@@ -272,7 +282,7 @@ func TestConfigFilesAloneAreNotKept(t *testing.T) {
 	s := openStore(t, t.TempDir(), 8)
 	e := attestedEvidence(1)
 	e.Signatures, e.Bundles, e.Attestations = nil, nil, nil
-	if s.Keep(e); s.Recall(e.question()) != nil {
+	if keepNow(s, e); s.Recall(t.Context(), e.question()) != nil {
 		t.Error("kept")
 	}
 }

@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -10,15 +11,16 @@ import (
 
 func openStoreWith(t *testing.T, dir string, log *lines, c *clock) *Store {
 	t.Helper()
-	s, err := openStoreAt(dir, 4, log.logger(), c.now)
+	s, err := newStore(dir, 4, log.logger(), c.now)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.work()
 	return s
 }
 
 func recalled(s *Store, e *Evidence) bool {
-	return s.Recall(Question{Repository: e.Repository, Digest: e.Digest}) != nil
+	return s.Recall(context.Background(), e.question()) != nil
 }
 
 // blocked is a folder that cannot be made, even by root, until unblock.
@@ -41,7 +43,7 @@ func TestAStoreThatCannotBeOpenedTriesAgainByItself(t *testing.T) {
 	c, log := newClock(), &lines{}
 	s, e := openStoreWith(t, dir, log, c), kept(1)
 	for range 20 {
-		s.Keep(e)
+		keepNow(s, e)
 		if recalled(s, e) {
 			t.Fatal("recalled from nowhere")
 		}
@@ -50,11 +52,11 @@ func TestAStoreThatCannotBeOpenedTriesAgainByItself(t *testing.T) {
 		t.Errorf("%d lines of a folder that cannot be made: %q", len(got), got)
 	}
 	unblock()
-	if s.Keep(e); recalled(s, e) {
+	if keepNow(s, e); recalled(s, e) {
 		t.Error("tried again sooner than a minute later")
 	}
 	c.advance(openAgain)
-	if s.Keep(e); !recalled(s, e) {
+	if keepNow(s, e); !recalled(s, e) {
 		t.Error("not kept once the folder could be made")
 	}
 	if got := log.since(); len(got) != 1 || !strings.Contains(got[0], "this is over") {
@@ -65,7 +67,7 @@ func TestAStoreThatCannotBeOpenedTriesAgainByItself(t *testing.T) {
 // What is there already is found by a store that opens late, too.
 func TestAStoreThatOpensLateKnowsWhatWasKept(t *testing.T) {
 	away, e, dir := t.TempDir(), kept(1), filepath.Join(t.TempDir(), "evidence")
-	openStore(t, away, 4).Keep(e)
+	keepNow(openStore(t, away, 4), e)
 	if err := os.WriteFile(dir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -91,8 +93,8 @@ func TestAFolderThatGoesAwayIsMadeAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.advance(openAgain)
-	s.Keep(kept(1)) // finds it gone
-	if s.Keep(kept(2)); !recalled(s, kept(2)) {
+	keepNow(s, kept(1)) // finds it gone
+	if keepNow(s, kept(2)); !recalled(s, kept(2)) {
 		t.Error("not kept")
 	}
 	if got := log.since(); len(got) != 2 {
@@ -112,14 +114,14 @@ func TestAFolderThatTakesNothingIsReportedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := range 100 {
-		s.Keep(kept(n))
+		keepNow(s, kept(n))
 	}
 	if got := log.since(); len(got) != 1 || !strings.Contains(got[0], "could not be kept") {
 		t.Errorf("%d lines: %q", len(got), got)
 	}
 	c.advance(troubleAgain)
 	for n := range 100 {
-		s.Keep(kept(n))
+		keepNow(s, kept(n))
 	}
 	if got := log.since(); len(got) != 1 {
 		t.Errorf("%d lines ten minutes later: %q", len(got), got)

@@ -1,0 +1,466 @@
+package evidence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// stuck is a disk's call that does not return until it is let go.
+type stuck struct {
+	entered chan struct{} // gets one for each call
+	letGo   chan struct{}
+}
+
+func newStuck() stuck { return stuck{make(chan struct{}, 100), make(chan struct{})} }
+
+func (s stuck) hang() {
+	s.entered <- struct{}{}
+	<-s.letGo
+}
+
+// running gives s its writer, until the test is over.
+func running(t *testing.T, s *Store) *Store {
+	t.Helper()
+	go s.run()
+	t.Cleanup(func() { closed(t, s) })
+	return s
+}
+
+func closed(t *testing.T, s *Store) {
+	t.Helper()
+	if err := s.Close(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+func unopened(t *testing.T, dir string, size int, log *slog.Logger) *Store {
+	t.Helper()
+	s, err := newStore(dir, size, log, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// folderWith holds evidence 0 to n-1, of which 0 was not used for the longest time.
+func folderWith(t *testing.T, n int) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	s := openStore(t, dir, n)
+	for i := range n {
+		keepNow(s, kept(i))
+		at := time.Now().Add(time.Duration(i-n) * time.Hour)
+		if err := os.Chtimes(filepath.Join(dir, entryName(kept(i).question())), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func isOnDisk(dir string, e *Evidence) bool {
+	_, err := os.Stat(filepath.Join(dir, entryName(e.question()), "index.json"))
+	return err == nil
+}
+
+// onlyOnDisk checks which of the evidence of folderWith is there.
+func onlyOnDisk(t *testing.T, dir string, want ...int) {
+	t.Helper()
+	var got []int
+	for i := range 100 {
+		if isOnDisk(dir, kept(i)) {
+			got = append(got, i)
+		}
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("on disk: %v, want %v", got, want)
+	}
+}
+
+// An agent starts within seconds, or its node has no runtime; a cold disk takes minutes to look at a hundred thousand files.
+func TestAStoreIsOpenBeforeStockWasTaken(t *testing.T) {
+	fresh := filepath.Join(t.TempDir(), "evidence")
+	unopened(t, fresh, 4, slog.New(slog.DiscardHandler))
+	if _, err := os.Stat(fresh); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the disk was asked before the store was open: %v", err)
+	}
+
+	dir, disk := folderWith(t, 3), newStuck()
+	s := unopened(t, dir, 2, slog.New(slog.DiscardHandler))
+	s.disk.measure = func(dir string) (time.Time, int64, error) { disk.hang(); return onDisk(dir) }
+	running(t, s)
+	<-disk.entered
+	for i := range 3 {
+		if !recalled(s, kept(i)) {
+			t.Errorf("%d is not recalled while stock is taken", i)
+		}
+	}
+	if recalled(s, kept(3)) {
+		t.Error("recalled what never was kept")
+	}
+	onlyOnDisk(t, dir, 0, 1, 2)
+	close(disk.letGo)
+}
+
+// A node that is shut down while stock is taken does not wait for that, and loses nothing that was to be kept.
+func TestAStoreIsClosedBeforeStockWasTaken(t *testing.T) {
+	dir, disk := folderWith(t, 5), newStuck()
+	s := unopened(t, dir, 8, slog.New(slog.DiscardHandler))
+	looked := 0
+	s.disk.measure = func(dir string) (time.Time, int64, error) { looked++; disk.hang(); return onDisk(dir) }
+	go s.run()
+	<-disk.entered
+	s.Keep(kept(5))
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Close(gone); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "1 entries not written") {
+		t.Errorf("closing while the disk hangs: %v", err)
+	}
+	close(disk.letGo)
+	closed(t, s)
+	onlyOnDisk(t, dir, 0, 1, 2, 3, 4, 5)
+	if looked != 1 {
+		t.Errorf("%d entries were looked at after the end", looked)
+	}
+}
+
+// What is written does not wait for the stock-taking, which takes minutes where it takes long.
+func TestEvidenceIsWrittenWhileStockIsTaken(t *testing.T) {
+	dir := folderWith(t, 3)
+	s := unopened(t, dir, 3, slog.New(slog.DiscardHandler))
+	looked := 0
+	s.disk.measure = func(path string) (time.Time, int64, error) {
+		switch looked++; looked {
+		case 1:
+			for i := 10; i < 16; i++ {
+				s.Keep(kept(i))
+			}
+		case 2:
+			// No more than may be there at all, and nothing is removed for it: what is the oldest is not known yet.
+			onlyOnDisk(t, dir, 0, 1, 2, 10, 11, 12)
+		}
+		return onDisk(path)
+	}
+	s.work()
+	onlyOnDisk(t, dir, 10, 11, 12)
+	again := openStore(t, dir, 3)
+	if again.stored != s.stored || s.stored == 0 {
+		t.Errorf("%d bytes counted, want %d", s.stored, again.stored)
+	}
+}
+
+// What is written while stock is taken is bounded in bytes, too: images with attestations are large.
+func TestEvidenceIsWrittenWithinBoundsWhileStockIsTaken(t *testing.T) {
+	dir, log := folderWith(t, 2), &lines{}
+	s := unopened(t, dir, 50, log.logger())
+	s.maxStored = 50 << 10
+	looked := 0
+	s.disk.measure = func(path string) (time.Time, int64, error) {
+		if looked++; looked == 1 {
+			for i := 10; i < 16; i++ {
+				e := kept(i)
+				e.Bundles[0].Raw = make([]byte, 20<<10)
+				s.Keep(e)
+			}
+		}
+		return onDisk(path)
+	}
+	s.work()
+	onlyOnDisk(t, dir, 0, 1, 10, 11)
+	if got := log.since(); len(got) != 1 || !strings.Contains(got[0], "still being counted") {
+		t.Errorf("logged %q", got)
+	}
+	keepNow(s, kept(20))
+	if !isOnDisk(dir, kept(20)) {
+		t.Error("nothing is kept after stock was taken")
+	}
+}
+
+// What a pod needed during the stock-taking is not what is removed at the end of it.
+func TestARecallWhileStockIsTakenCountsAsUse(t *testing.T) {
+	for name, at := range map[string]int{"before it was looked at": 1, "after all were": 3} {
+		t.Run(name, func(t *testing.T) {
+			dir := folderWith(t, 3)
+			s := unopened(t, dir, 2, slog.New(slog.DiscardHandler))
+			looked := 0
+			s.disk.measure = func(path string) (time.Time, int64, error) {
+				used, size, err := onDisk(path) // what it was before
+				if looked++; looked == at && !recalled(s, kept(0)) {
+					t.Error("not recalled")
+				}
+				return used, size, err
+			}
+			s.work()
+			onlyOnDisk(t, dir, 0, 2)
+		})
+	}
+}
+
+// A tampered file is found before stock was taken, as it is later.
+func TestTamperedFilesAreDroppedBeforeStockWasTaken(t *testing.T) {
+	dir := folderWith(t, 2)
+	if err := os.WriteFile(filepath.Join(dir, entryName(kept(0).question()), "index.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := unopened(t, dir, 4, slog.New(slog.DiscardHandler))
+	if recalled(s, kept(0)) || !recalled(s, kept(1)) {
+		t.Error("what was tampered with was recalled, or what was not is not")
+	}
+	s.work()
+	onlyOnDisk(t, dir, 1)
+
+	dir = folderWith(t, 2)
+	s = unopened(t, dir, 4, slog.New(slog.DiscardHandler))
+	bad := filepath.Join(dir, entryName(kept(0).question()))
+	s.disk.measure = func(path string) (time.Time, int64, error) {
+		used, size, err := onDisk(path)
+		if path == bad {
+			if err := os.WriteFile(filepath.Join(bad, "index.json"), []byte("{}"), 0o600); err != nil {
+				t.Error(err)
+			}
+			if recalled(s, kept(0)) {
+				t.Error("recalled")
+			}
+		}
+		return used, size, err
+	}
+	s.work()
+	onlyOnDisk(t, dir, 1)
+}
+
+// A good verdict needs no disk: who keeps evidence, and who asks for it, does not wait for one that hangs.
+func TestADiskThatHangsOnWritesHoldsNobody(t *testing.T) {
+	dir, disk, log := folderWith(t, 1), newStuck(), &lines{}
+	s := unopened(t, dir, 1000, log.logger())
+	s.disk.save = func(e *Evidence, dir string) error { disk.hang(); return e.Save(dir) }
+	go s.run()
+	s.Keep(kept(1))
+	<-disk.entered
+	const more = 10
+	for i := range maxWaiting + more {
+		s.Keep(kept(2 + i))
+	}
+	for _, i := range []int{0, 1, 2, maxWaiting + 1} {
+		if !recalled(s, kept(i)) {
+			t.Errorf("%d is not recalled", i)
+		}
+	}
+	if recalled(s, kept(maxWaiting+2)) || s.dropped != more {
+		t.Errorf("%d dropped, want %d: what waits is bounded", s.dropped, more)
+	}
+	if got := log.since(); len(got) != 1 || !strings.Contains(got[0], lagging) || !strings.Contains(got[0], `"dropped":1`) {
+		t.Errorf("%d lines, want one: %q", len(got), got)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Close(gone); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), fmt.Sprint(maxWaiting+1, " entries")) {
+		t.Errorf("closing: %v", err)
+	}
+	s.Keep(kept(99)) // is not kept any more, and nobody waits
+	close(disk.letGo)
+	closed(t, s)
+	want := make([]int, maxWaiting+2)
+	for i := range want {
+		want[i] = i
+	}
+	onlyOnDisk(t, dir, want...)
+	if got := log.since(); len(got) != 1 || !strings.Contains(got[0], "this is over") || !strings.Contains(got[0], fmt.Sprintf(`"dropped":%d`, more)) {
+		t.Errorf("%d lines of the end of it: %q", len(got), got)
+	}
+}
+
+// A pod whose registry is away and whose evidence cannot be read is told so in time, and the next one at once.
+func TestADiskThatHangsOnReadsHoldsAFew(t *testing.T) {
+	dir, disk, log := folderWith(t, 2), newStuck(), &lines{}
+	s := unopened(t, dir, 4, log.logger())
+	s.disk.read = func(dir string) (*Evidence, error) { disk.hang(); return Saved(dir) }
+	running(t, s)
+	for range maxReaders {
+		ctx, cancel := context.WithCancel(t.Context())
+		answer := make(chan *Evidence)
+		go func() { answer <- s.Recall(ctx, kept(0).question()) }()
+		<-disk.entered
+		cancel()
+		if e := <-answer; e != nil {
+			t.Errorf("recalled %+v", e)
+		}
+	}
+	if recalled(s, kept(1)) { // waits for nobody: its context has no end
+		t.Error("recalled from a disk that hangs")
+	}
+	s.Keep(kept(2)) // writes do not hang
+	if !recalled(s, kept(2)) {
+		t.Error("what was kept just now is not recalled")
+	}
+	if got := log.since(); len(got) != 1 || !strings.Contains(got[0], "could not be read in time") {
+		t.Errorf("%d lines, want one: %q", len(got), got)
+	}
+	close(disk.letGo)
+	for range maxReaders { // all places are given back
+		s.readers <- struct{}{}
+	}
+	for range maxReaders {
+		<-s.readers
+	}
+	if !recalled(s, kept(0)) || !recalled(s, kept(1)) || s.abandoned != 0 {
+		t.Errorf("not recalled though the disk answers again; %d abandoned", s.abandoned)
+	}
+	if got := log.since(); len(got) != 1 || !strings.Contains(got[0], "this is over") {
+		t.Errorf("%d lines of the end of it: %q", len(got), got)
+	}
+}
+
+// A reader whose place is taken by others who still read waits for it no longer than its own time.
+func TestAReaderWaitsForAPlace(t *testing.T) {
+	dir, disk := folderWith(t, 1), newStuck()
+	s := unopened(t, dir, 4, slog.New(slog.DiscardHandler))
+	s.disk.read = func(dir string) (*Evidence, error) { disk.hang(); return Saved(dir) }
+	running(t, s)
+	var all sync.WaitGroup
+	for range maxReaders {
+		all.Go(func() {
+			if !recalled(s, kept(0)) {
+				t.Error("not recalled")
+			}
+		})
+		<-disk.entered
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if s.Recall(gone, kept(0).question()) != nil {
+		t.Error("recalled without a place")
+	}
+	close(disk.letGo)
+	all.Wait()
+}
+
+// An entry is replaced by removing it first: who reads it then must neither miss it nor have the new one removed.
+func TestAnEntryThatIsWrittenAnewWhileItIsRead(t *testing.T) {
+	for name, meanwhile := range map[string]func(s *Store, e *Evidence){
+		"waits to be written": func(s *Store, e *Evidence) { s.Keep(e) },
+		"was written":         keepNow,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, log := t.TempDir(), &lines{}
+			s := unopened(t, dir, 4, log.logger())
+			keepNow(s, kept(1))
+			reads := 0
+			s.disk.read = func(dir string) (*Evidence, error) {
+				if reads++; reads == 1 {
+					meanwhile(s, kept(1))
+					return nil, ErrNotFound
+				}
+				return Saved(dir)
+			}
+			if !recalled(s, kept(1)) {
+				t.Error("not recalled")
+			}
+			s.work()
+			onlyOnDisk(t, dir, 1)
+			if got := log.since(); len(got) != 0 {
+				t.Errorf("logged %q", got)
+			}
+		})
+	}
+}
+
+// An entry that fell out, and was written again before it was removed, stays.
+func TestAnEntryThatWasWrittenAgainIsNotRemoved(t *testing.T) {
+	s := openStore(t, t.TempDir(), 4)
+	keepNow(s, kept(1))
+	s.fallen = append(s.fallen, entryName(kept(1).question()), entryName(kept(2).question()))
+	s.work()
+	onlyOnDisk(t, s.dir, 1)
+}
+
+// A panic on a goroutine of the store's would end the agent.
+func TestAPanicInTheStoreIsAnError(t *testing.T) {
+	dir, log := folderWith(t, 1), &lines{}
+	s := unopened(t, dir, 4, log.logger())
+	s.disk.save = func(*Evidence, string) error { panic("secret") }
+	s.disk.read = func(string) (*Evidence, error) { panic("secret") }
+	running(t, s)
+	s.Keep(kept(1))
+	if recalled(s, kept(0)) {
+		t.Error("recalled")
+	}
+	closed(t, s)
+	onlyOnDisk(t, dir)
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if got := strings.Join(log.since(), "\n"); strings.Count(got, "internal error") != 2 || strings.Contains(got, "secret") {
+		t.Errorf("logged %s", got)
+	}
+}
+
+// What many decisions keep at once is on the disk after Close, whole.
+func TestWhatWasKeptIsOnDiskAfterClose(t *testing.T) {
+	dir := t.TempDir()
+	s, err := OpenStore(dir, 10, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for i := range 10 {
+				s.Keep(kept(i))
+				if !recalled(s, kept(i)) {
+					t.Errorf("%d is not recalled", i)
+				}
+			}
+		})
+	}
+	all.Wait()
+	closed(t, s)
+	closed(t, s) // does nothing
+	s.Keep(kept(11))
+	again := openStore(t, dir, 10)
+	for i := range 10 {
+		if !recalled(again, kept(i)) {
+			t.Errorf("%d is lost", i)
+		}
+	}
+	onlyOnDisk(t, dir, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+}
+
+func TestTheQueueIsBounded(t *testing.T) {
+	q := queue{waiting: map[string]*Evidence{}}
+	sized := func(n, bytes int) *Evidence {
+		e := kept(n)
+		e.Bundles[0].Raw = make([]byte, bytes)
+		return e
+	}
+	first := sized(1, maxKeptAttested-1000)
+	if !q.put(first) || !q.put(first) || q.bytes != first.Size() {
+		t.Errorf("the same twice: %d bytes", q.bytes)
+	}
+	if q.take() != first || q.take() != nil {
+		t.Fatal("not taken, or twice")
+	}
+	anew := sized(1, maxKeptAttested-1000)
+	if !q.put(anew) || q.put(sized(2, 10_000)) {
+		t.Error("what is being written does not count")
+	}
+	if !q.put(sized(1, 1000)) || !q.put(sized(2, 10_000)) {
+		t.Error("an answer that another took the place of still counts")
+	}
+	if q.written() || q.waiting[entryName(anew.question())] == nil {
+		t.Error("what came while the same was written is lost")
+	}
+	for e := q.take(); e != nil; e = q.take() {
+		q.written()
+	}
+	if q.bytes != 0 || len(q.waiting) != 0 || len(q.names) != 0 {
+		t.Errorf("left: %+v", q)
+	}
+}
