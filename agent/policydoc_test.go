@@ -10,9 +10,12 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"io/fs"
 	"math/big"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -253,4 +256,59 @@ func TestPolicyCheckWarnsOfARuleThatNamesAuthorities(t *testing.T) {
 			t.Errorf("%s:%d: it asks for authorities: %t, warned of: %t", policyDoc, b.line, asks, warned)
 		}
 	}
+}
+
+// TestNoPagePutsOff: what a page says is of this release. A page that sends its readers to one to come has them do by hand what the
+// program does better, and is forgotten when that release is there.
+func TestNoPagePutsOff(t *testing.T) {
+	pages := 0
+	for _, root := range []string{"../README.md", "../SECURITY.md", "../CONTRIBUTING.md", "../docs", "../deploy"} {
+		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !slices.Contains([]string{".md", ".yaml", ".json"}, filepath.Ext(path)) {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			pages++
+			for _, words := range putOff(string(text)) {
+				t.Errorf("%s promises: %q", path, words)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if pages < 20 {
+		t.Errorf("%d pages were found: are they looked for where they are?", pages)
+	}
+}
+
+// TestWhatPutsOff: what the pages are searched for is found as people write it.
+func TestWhatPutsOff(t *testing.T) {
+	for text, found := range map[string]int{
+		"There is no installer yet.":                                   1,
+		"what it will do in a later\n   release":                       1,
+		"# a later\n# release brings it":                               1,
+		"A Future Release has it":                                      1,
+		"**This part is not for\nproduction yet.**":                    1,
+		"not yet ready for production":                                 1,
+		"coming soon; will be in the next release":                     2,
+		"fields may be added in later versions":                        0,
+		"Kubernetes releases sign it; an older version is for a later": 0,
+		"without an installer of packages; no release needs that":      0,
+	} {
+		if got := putOff(text); len(got) != found {
+			t.Errorf("%q: found %q, want %d", text, got, found)
+		}
+	}
+}
+
+// putOff are the words of a text that promise something for later. Lines, and the signs that begin a comment, do not part them.
+func putOff(text string) []string {
+	text = strings.Join(strings.Fields(regexp.MustCompile(`(?m)^[ \t]*(#|//|>)+`).ReplaceAllString(text, " ")), " ")
+	return regexp.MustCompile(`(?i)\b(later|future|coming|next) release\b|\bcoming soon\b|\bno installer\b|`+
+		`\bnot (yet )?(ready )?for production\b|\bnot (yet )?production[- ]ready\b`).FindAllString(text, -1)
 }
