@@ -57,7 +57,8 @@ type node struct {
 	*Keeper
 	dir, cache string
 	log        *logged
-	ahead      atomic.Int64
+	ahead      atomic.Int64 // both of its clocks
+	stepped    atomic.Int64 // the time of day alone
 }
 
 // newNode makes one that has no network for the public-good instance, in folders that a test may share between two
@@ -74,7 +75,12 @@ func newNode(t *testing.T, dir, cache string, change ...func(*Options)) *node {
 		t.Fatal(err)
 	}
 	n.ahead.Store(int64(min(0, time.Until(beforeEnd()))))
-	k.now = func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) }
+	system := systemClock()
+	k.clock = func() (time.Time, time.Duration) {
+		day, worked := system()
+		ahead := time.Duration(n.ahead.Load())
+		return day.Add(ahead + time.Duration(n.stepped.Load())), worked + ahead
+	}
 	n.Keeper = k
 	return n
 }
@@ -97,6 +103,12 @@ func (n *node) at(moment time.Time) {
 // later puts the clock forward.
 func (n *node) later(d time.Duration) {
 	n.ahead.Add(int64(d))
+	signal(n.wake)
+}
+
+// step puts the time of day forward or back, as a person does, or NTP, or a virtual machine that wakes up.
+func (n *node) step(d time.Duration) {
+	n.stepped.Add(int64(d))
 	signal(n.wake)
 }
 

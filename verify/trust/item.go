@@ -13,12 +13,6 @@ import (
 )
 
 const (
-	// firstRetry is when something that was never had is tried again; the time doubles up to lastRetry.
-	firstRetry = 5 * time.Second
-	// keptRetry is when something that is kept is tried again; the time doubles up to lastRetry.
-	keptRetry = time.Minute
-	lastRetry = time.Hour
-
 	keyLimit  = 30 * time.Second // for one try to get a key
 	ruleLimit = 30 * time.Second // for one try to get a rule
 	rootLimit = 2 * time.Minute  // for one try to get a trust root: a chain of small files
@@ -52,14 +46,17 @@ type item struct {
 	fetch func(context.Context) (*content, error)
 	limit time.Duration // for one fetch
 	every time.Duration // between fetches; 0: once is enough, it never changes
+	// builtIn is the root that is used while no other was fetched: the public-good instance's alone has one.
+	builtIn *trustroot.Root
 
 	// The rest is under Keeper.mu.
-	content  *content // what is in force; nil: never had, or gone
-	err      error    // of the last try, if it failed
-	gone     bool     // err is its source's word that there is no such thing
-	disk     string   // how the disk differs from that; empty: it does not
-	failures int      // in a row
-	due      time.Time
+	content  *content      // what is in force; nil: never had, or gone
+	err      error         // of the last try, if it failed
+	gone     bool          // err is its source's word that there is no such thing
+	disk     string        // how the disk differs from that; empty: it does not
+	failures int           // in a row
+	due      time.Time     // by the time of day, see clock
+	again    bool          // Again was called while a try was under way
 	trying   bool          // a try is under way
 	running  bool          // a call to fetch has not come back, even if nobody waits for it any more
 	attempt  chan struct{} // closed when the last try is over
@@ -145,16 +142,16 @@ func (k *Keeper) record(it *item, o outcome) {
 	switch {
 	case o.err == nil:
 		it.content, it.failures = o.content, 0
-		it.due = now.Add(jitter(it.every))
-		if it.disk != "" {
-			it.due = now.Add(jitter(lastRetry)) // perhaps it can be kept then
-		}
 	case isGone(o.err):
 		it.content, it.gone = nil, true
 		fallthrough
 	default:
 		it.failures++
-		it.due = now.Add(jitter(retryAfter(it.failures, it.content != nil)))
+	}
+	it.due = now.Add(it.pause(now))
+	if it.again {
+		it.again = false
+		it.sooner(now.Add(rand.N(spread)))
 	}
 	news := !same(before, it.content)
 	first := (failed == nil) != (o.err == nil)
@@ -193,26 +190,6 @@ func (k *Keeper) tell(id itemID, err error, after *content, news, first bool) {
 
 func same(a, b *content) bool {
 	return a == b || a != nil && b != nil && a.revision == b.revision
-}
-
-// retryAfter is how long to wait after so many failures in a row.
-func retryAfter(failures int, kept bool) time.Duration {
-	d := firstRetry
-	if kept {
-		d = keptRetry
-	}
-	for ; failures > 1 && d < lastRetry; failures-- {
-		d *= 2
-	}
-	return min(d, lastRetry)
-}
-
-// jitter spreads what many nodes would do at one time by a tenth in each direction.
-func jitter(d time.Duration) time.Duration {
-	if d <= 0 {
-		return d
-	}
-	return d - d/10 + rand.N(d/5+1)
 }
 
 // state is how things stand with an item.

@@ -159,10 +159,7 @@ func (k *Keeper) remoteRoot(id itemID, name string, fetched map[itemID]got) (*tr
 // does not it would be a step back to authorities that may have been dropped since, for which it would be enough to cut
 // the node off.
 func (k *Keeper) resolvePublicGood(w *wanted, fetched map[itemID]got) rootOrError {
-	if k.parsed.publicGood == nil {
-		k.parsed.publicGood = trustroot.PublicGood()
-	}
-	builtIn := k.parsed.publicGood
+	builtIn := k.builtIn()
 	if !k.updates(w) {
 		return rootOrError{root: builtIn}
 	}
@@ -170,11 +167,24 @@ func (k *Keeper) resolvePublicGood(w *wanted, fetched map[itemID]got) rootOrErro
 	if g.content == nil {
 		return rootOrError{root: builtIn, item: g.item}
 	}
-	r := *g.content.root
+	return rootOrError{root: newerOf(builtIn, g.content.root), item: g.item}
+}
+
+// builtIn is the public-good instance's root as it was when this program was built. It is called under k.resolving.
+func (k *Keeper) builtIn() *trustroot.Root {
+	if k.parsed.publicGood == nil {
+		k.parsed.publicGood = trustroot.PublicGood()
+	}
+	return k.parsed.publicGood
+}
+
+// newerOf is the fetched root, with the later end of the two if they trust just the same.
+func newerOf(builtIn, fetched *trustroot.Root) *trustroot.Root {
+	r := *fetched
 	if r.Revision == builtIn.Revision && builtIn.Expires.After(r.Expires) {
 		r.Expires = builtIn.Expires
 	}
-	return rootOrError{root: &r, item: g.item}
+	return &r
 }
 
 // updates says whether the public-good instance is asked for a newer root.
@@ -209,6 +219,9 @@ func (k *Keeper) rootMakers(set *policy.Set, w *wanted) map[itemID]func() *item 
 func (k *Keeper) newRootItem(id itemID, r policy.TUFRemote) *item {
 	remote := trustroot.NewRemote(r, filepath.Join(k.opts.CacheDir, rootsFolder), trustroot.RemoteOptions{})
 	it := &item{id: id, limit: rootLimit, every: k.opts.Refresh}
+	if id.name == "" {
+		it.builtIn = k.builtIn()
+	}
 	it.fetch = func(ctx context.Context) (*content, error) {
 		root, err := remote.Refresh(ctx)
 		if err != nil {

@@ -268,6 +268,7 @@ const keylessPolicy = `  - keyless:
 func TestPublicGoodRootWithoutNetworkWorksUntilItExpires(t *testing.T) {
 	n, s := fresh(t, func(o *Options) { o.UpdatePublicGood = true }), set(t, keylessPolicy)
 	n.Resolve(s)
+	began := n.now()
 	n.start(t)
 	// The proxy of the tests leads nowhere.
 	until(t, "it could not be refreshed", func() bool { return n.find(t, KindRoot, publicGoodName).Error != "" })
@@ -279,6 +280,12 @@ func TestPublicGoodRootWithoutNetworkWorksUntilItExpires(t *testing.T) {
 		t.Error(err)
 	}
 	until(t, "that is logged", func() bool { return strings.Contains(n.log.String(), "stays in use until it expires") })
+	// Nodes that are cut off on purpose do not ask as if they lacked it.
+	for _, it := range n.items {
+		if in := n.due(it).Sub(began); in < firstKept/2 {
+			t.Errorf("while the root that is built in holds, another is asked for in %s", in)
+		}
+	}
 	n.later(2 * time.Hour)
 	until(t, "it was tried again", func() bool {
 		n.mu.Lock()

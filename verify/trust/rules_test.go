@@ -208,15 +208,7 @@ func TestLinkLocalAddressesAreNotDialled(t *testing.T) {
 	}
 }
 
-func TestRemoteRuleIsTriedAgainLaterAndLater(t *testing.T) {
-	for failures, want := range map[int]time.Duration{1: 5 * time.Second, 2: 10 * time.Second, 5: 80 * time.Second, 20: time.Hour, 1 << 30: time.Hour} {
-		if got := retryAfter(failures, false); got != want {
-			t.Errorf("after %d failures %s, want %s", failures, got, want)
-		}
-	}
-	if retryAfter(1, true) != time.Minute || retryAfter(9, true) != time.Hour {
-		t.Error("what is kept is tried again after other times")
-	}
+func TestRemoteRuleThatCouldNotBeHadIsTriedAgain(t *testing.T) {
 	var up atomic.Bool
 	url := rulesServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		if !up.Load() {

@@ -15,8 +15,9 @@ import (
 const (
 	// settle is how long changes of files are collected: a mount makes several at once.
 	settle = 50 * time.Millisecond
-	// lookAgain is the longest that Run sleeps.
-	lookAgain = time.Hour
+	// lookAgain is the longest that Run sleeps. Its timers stand still while the machine does, and know nothing of a clock
+	// that was put forward.
+	lookAgain = time.Minute
 	// soon is how long ahead the end of a trust root is told, and daily is how often.
 	soon  = 7 * 24 * time.Hour
 	daily = 24 * time.Hour
@@ -40,7 +41,14 @@ func (k *Keeper) Run(ctx context.Context) error {
 		<-settled.C
 	}
 	told := map[string]time.Time{}
+	var seen steps
+	seen.day, seen.worked = k.clock()
 	for {
+		if by := seen.step(k.clock()); by != 0 {
+			clear(told)
+			k.Again()
+			k.log.Warn("the clock was put forward or back, or this machine slept: what policies refer to is asked for again", "by", by)
+		}
 		k.tellEnds(told)
 		if w.follow(k.folderList()) {
 			settled.Reset(settle) // something may have changed before it was watched

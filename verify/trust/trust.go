@@ -120,7 +120,7 @@ type Keeper struct {
 	opts  Options
 	log   *slog.Logger
 	store *store
-	now   func() time.Time
+	clock clock
 	// fetchKey is kms.Fetch, and client is what remote rules are fetched with.
 	fetchKey func(ctx context.Context, uri string) (string, error)
 	client   *http.Client
@@ -169,7 +169,7 @@ func New(o Options) (*Keeper, error) {
 		opts:       o,
 		log:        o.Log,
 		store:      &store{dir: o.CacheDir},
-		now:        time.Now,
+		clock:      systemClock(),
 		fetchKey:   kms.Fetch,
 		client:     newClient(),
 		publicGood: trustroot.PublicGoodRemote(),
@@ -178,6 +178,12 @@ func New(o Options) (*Keeper, error) {
 		slots:      make(chan struct{}, fetchesAtOnce),
 		items:      map[itemID]*item{},
 	}, nil
+}
+
+// now is the time of day.
+func (k *Keeper) now() time.Time {
+	day, _ := k.clock()
+	return day
 }
 
 // Changed is sent to when a Resolve would see something else than the last one did. It is buffered, and many
