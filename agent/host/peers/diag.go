@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -44,40 +45,58 @@ type sock struct {
 // file is a socket's file, as the kernel numbers it.
 type file struct{ inode, device uint32 }
 
-// list asks the kernel for the unix sockets of the network namespace in which the calling thread is.
-func list() ([]sock, error) {
+// maxSocks bounds the sockets that are kept. A node's socket has some tens of connections; a pod can make a million sockets, and
+// give them any name.
+const maxSocks = 1 << 16
+
+// errTooMany is for a namespace of which not all that is wanted was kept.
+var errTooMany = fmt.Errorf("more than %d sockets have the name of the one that is looked for", maxSocks)
+
+// list adds to all what the kernel lists of the unix sockets in the network namespace in which the calling thread is, as far as it is
+// wanted.
+func list(ctx context.Context, all []sock, wanted func(sock) bool) ([]sock, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return nil, fmt.Errorf("asking for unix sockets: %w", err)
+		return all, fmt.Errorf("asking for unix sockets: %w", err)
 	}
 	defer unix.Close(fd)
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
-		return nil, fmt.Errorf("asking for unix sockets: %w", err)
+		return all, fmt.Errorf("asking for unix sockets: %w", err)
 	}
 	if err := unix.Sendto(fd, request(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, fmt.Errorf("asking for unix sockets: %w", err)
+		return all, fmt.Errorf("asking for unix sockets: %w", err)
 	}
-	var all []sock
 	buf := make([]byte, 256<<10)
-	for {
+	for ctx.Err() == nil {
 		n, from, err := unix.Recvfrom(fd, buf, 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading the list of unix sockets: %w", err)
+			return all, fmt.Errorf("reading the list of unix sockets: %w", err)
 		}
 		if k, ok := from.(*unix.SockaddrNetlink); !ok || k.Pid != 0 {
 			continue // not the kernel
 		}
-		done, err := take(buf[:n], &all)
+		var some []sock
+		done, err := take(buf[:n], &some)
 		if err != nil {
-			return nil, fmt.Errorf("reading the list of unix sockets: %w", err)
+			return all, fmt.Errorf("reading the list of unix sockets: %w", err)
+		}
+		for _, s := range some {
+			if !wanted(s) {
+				continue
+			}
+			if len(all) == maxSocks {
+				return all, errTooMany
+			}
+			all = append(all, s)
 		}
 		if done {
 			return all, nil
 		}
 	}
+	return all, fmt.Errorf("reading the list of unix sockets: %w", ctx.Err())
 }
 
 // request asks for all sockets, with their names, files and peers.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -51,22 +52,70 @@ func Inspect(ctx context.Context, hostRoot, path string) (Socket, error) {
 	if err != nil {
 		return Socket{}, err
 	}
-	socks, partial := everywhere(ctx, proc, processes)
+	socks, partial := everywhere(ctx, proc, processes, f.orAt(path))
 	if err := ctx.Err(); err != nil {
 		return Socket{}, fmt.Errorf("looking for who is connected to %s: %w", path, err)
 	}
+	listening, connected, err := ends(socks, f, path, partial)
+	if err != nil {
+		return Socket{}, err
+	}
+	found := Socket{Partial: partial}
+	found.hold(proc, processes, listening, connected)
+	return found, nil
+}
+
+// Connected reports whether one of the processes that is wants is connected to the socket at path. It looks at what those hold and at
+// where they are, and nowhere else: what pods do costs it nothing, and cannot keep it from an answer.
+func Connected(ctx context.Context, hostRoot, path string, is func(Process) bool) (bool, error) {
+	f, err := fileAt(hostRoot, path)
+	if err != nil {
+		return false, fmt.Errorf("looking at the socket: %w", err)
+	}
+	proc := Proc(hostRoot)
+	processes, err := numbers(proc)
+	if err != nil {
+		return false, err
+	}
+	processes = slices.DeleteFunc(processes, func(pid int) bool {
+		p, err := Look(proc, pid)
+		return err != nil || !is(p)
+	})
+	socks, partial := everywhere(ctx, proc, processes, f.orAt(path))
+	if err := errors.Join(partial, ctx.Err()); err != nil {
+		return false, fmt.Errorf("looking for who is connected to %s: %w", path, err)
+	}
+	_, connected, err := ends(socks, f, path, nil)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(processes, func(pid int) bool {
+		for range held(proc, pid, connected) {
+			return true
+		}
+		return false
+	}), nil
+}
+
+// orAt is for sockets of the file, or of its path.
+func (f file) orAt(path string) func(sock) bool {
+	return func(s sock) bool { return s.file == f || filepath.Clean(s.name) == filepath.Clean(path) }
+}
+
+// ends are the inodes of the sockets that listen at f or, where none does, at path, and of the clients of those.
+func ends(socks []sock, f file, path string, partial error) (listening, connected map[uint32]bool, err error) {
 	its := func(s sock) bool { return s.file == f }
 	listens := func(s sock) bool { return s.listen && its(s) }
 	if !slices.ContainsFunc(socks, listens) {
 		its = func(s sock) bool { return filepath.Clean(s.name) == filepath.Clean(path) }
 		if !slices.ContainsFunc(socks, listens) {
 			if partial != nil {
-				return Socket{}, fmt.Errorf("looking for who is connected to %s: %w", path, partial)
+				return nil, nil, fmt.Errorf("looking for who is connected to %s: %w", path, partial)
 			}
-			return Socket{}, fmt.Errorf("nobody is listening on %s", path)
+			return nil, nil, fmt.Errorf("nobody is listening on %s", path)
 		}
 	}
-	listening, connected := map[uint32]bool{}, map[uint32]bool{}
+	listening, connected = map[uint32]bool{}, map[uint32]bool{}
 	for _, s := range socks {
 		switch {
 		case !its(s):
@@ -80,23 +129,21 @@ func Inspect(ctx context.Context, hostRoot, path string) (Socket, error) {
 		}
 	}
 	delete(connected, 0)
-	found := Socket{Partial: partial}
-	found.hold(proc, processes, listening, connected)
-	return found, nil
+	return listening, connected, nil
 }
 
 // hold finds the processes that have the sockets of given inodes.
 func (s *Socket) hold(proc string, processes []int, listening, connected map[uint32]bool) {
-	held := map[uint32]bool{}
+	known := map[uint32]bool{}
 	for _, pid := range processes {
 		listens, connections := false, 0
-		for inode := range socketsOf(proc, pid) {
+		for inode := range held(proc, pid, listening, connected) {
 			if listening[inode] {
 				listens = true
 			}
 			if connected[inode] {
 				connections++
-				held[inode] = true
+				known[inode] = true
 			}
 		}
 		if !listens && connections == 0 {
@@ -113,32 +160,53 @@ func (s *Socket) hold(proc string, processes []int, listening, connected map[uin
 			s.Clients = append(s.Clients, Client{p, connections})
 		}
 	}
-	s.Unknown = len(connected) - len(held)
+	s.Unknown = len(connected) - len(known)
 	slices.SortFunc(s.Clients, func(a, b Client) int { return cmp.Compare(a.PID, b.PID) })
 }
 
-// socketsOf are the inodes of the sockets that a process has. One that has ended has none.
-func socketsOf(proc string, pid int) map[uint32]bool {
-	dir := filepath.Join(proc, strconv.Itoa(pid), "fd")
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil
-	}
-	defer d.Close()
-	names, _ := d.Readdirnames(-1)
-	inodes := map[uint32]bool{}
-	for _, name := range names {
-		target, err := os.Readlink(filepath.Join(dir, name))
+// held are those of the inodes that a process has, each once. One that has ended has none. A process may have a million
+// descriptors: they are looked at a piece at a time.
+func held(proc string, pid int, of ...map[uint32]bool) iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		dir := filepath.Join(proc, strconv.Itoa(pid), "fd")
+		d, err := os.Open(dir)
 		if err != nil {
-			continue
+			return
 		}
-		if rest, ok := strings.CutPrefix(target, "socket:["); ok {
-			if n, err := strconv.ParseUint(strings.TrimSuffix(rest, "]"), 10, 64); err == nil {
-				inodes[uint32(n)] = true
+		defer d.Close()
+		found := map[uint32]bool{}
+		for {
+			names, err := d.Readdirnames(1024)
+			for _, name := range names {
+				inode, ok := socketAt(filepath.Join(dir, name))
+				wanted := func(inodes map[uint32]bool) bool { return inodes[inode] }
+				if !ok || found[inode] || !slices.ContainsFunc(of, wanted) {
+					continue
+				}
+				found[inode] = true
+				if !yield(inode) {
+					return
+				}
+			}
+			if err != nil {
+				return
 			}
 		}
 	}
-	return inodes
+}
+
+// socketAt is the inode of the socket that a descriptor in /proc leads to.
+func socketAt(path string) (inode uint32, ok bool) {
+	target, err := os.Readlink(path)
+	if err != nil {
+		return 0, false
+	}
+	rest, ok := strings.CutPrefix(target, "socket:[")
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(strings.TrimSuffix(rest, "]"), 10, 64)
+	return uint32(n), err == nil
 }
 
 // numbers are the processes there are.
@@ -165,15 +233,15 @@ func numbers(proc string) ([]int, error) {
 	return all, nil
 }
 
-// everywhere lists the unix sockets of every network namespace in which a process is.
-func everywhere(ctx context.Context, proc string, processes []int) ([]sock, error) {
+// everywhere lists the unix sockets that are wanted, of every network namespace in which one of the processes is.
+func everywhere(ctx context.Context, proc string, processes []int, wanted func(sock) bool) ([]sock, error) {
 	type answer struct {
 		socks []sock
 		err   error
 	}
 	answers := make(chan answer, 1)
 	go aside(func() {
-		socks, err := roam(ctx, proc, processes)
+		socks, err := roam(ctx, proc, processes, wanted)
 		answers <- answer{socks, err}
 	})
 	a := <-answers
@@ -199,8 +267,8 @@ func aside(f func()) {
 }
 
 // roam takes the calling thread through the network namespaces, its own first.
-func roam(ctx context.Context, proc string, processes []int) ([]sock, error) {
-	all, failed := list()
+func roam(ctx context.Context, proc string, processes []int, wanted func(sock) bool) ([]sock, error) {
+	all, failed := list(ctx, nil, wanted)
 	here, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
 		return all, errors.Join(failed, fmt.Errorf("looking at network namespaces: %w", err))
@@ -214,16 +282,15 @@ func roam(ctx context.Context, proc string, processes []int) ([]sock, error) {
 			continue // it has ended, or is the kernel's own
 		}
 		seen[name] = true
-		socks, err := visit(path)
+		more, err := visit(ctx, path, all, wanted)
 		if errors.Is(err, os.ErrNotExist) {
 			delete(seen, name) // it has ended; another may be in there
 			continue
 		}
+		all = more
 		if err != nil {
 			missed = append(missed, err)
-			continue
 		}
-		all = append(all, socks...)
 	}
 	if len(missed) > 0 {
 		failed = errors.Join(failed, fmt.Errorf("%d network namespaces could not be looked into, of which the first: %w", len(missed), missed[0]))
@@ -231,14 +298,15 @@ func roam(ctx context.Context, proc string, processes []int) ([]sock, error) {
 	return all, failed
 }
 
-func visit(path string) ([]sock, error) {
+// visit adds the sockets of a namespace to all.
+func visit(ctx context.Context, path string, all []sock, wanted func(sock) bool) ([]sock, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		return all, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(fd)
 	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("entering the network namespace of %s: %w", path, err)
+		return all, fmt.Errorf("entering the network namespace of %s: %w", path, err)
 	}
-	return list()
+	return list(ctx, all, wanted)
 }
