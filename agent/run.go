@@ -24,8 +24,8 @@ func runCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Serve the CRI socket and judge what is to run",
 		Long: `Serve the CRI socket in front of the runtime until SIGTERM. Policies and the namespaces file are
-read again when they change and on SIGHUP. Under systemd the socket may be handed over, and
-readiness is reported.
+read again when they change and on SIGHUP, which also has keys, rules and trust roots that are kept
+elsewhere asked for again. Under systemd the socket may be handed over, and readiness is reported.
 
 As a service it keeps a copy of the settings with which it started well. Settings that are faulty or missing at a later start
 are not in force then: it goes on with the copy, and says so in log, status, metrics and audit log. Without a copy it does not start.`,
@@ -137,6 +137,7 @@ func (a *agent) serve(ctx context.Context, listener net.Listener, hangups <-chan
 		group.Go(func() error { return a.clusterKeeper.Run(ctx) })
 		group.Go(func() error { a.cluster.Follow(ctx, a.clusterKeeper.Changed()); return nil })
 	}
+	group.Go(func() error { a.askAgain(ctx, moreHangups()); return nil })
 	group.Go(func() error { a.namespaces.Watch(ctx, moreHangups()); return nil })
 	group.Go(func() error { a.images.Watch(ctx); return nil })
 	group.Go(func() error { a.pause.Run(ctx); return nil })

@@ -5,13 +5,16 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cosentry/cosentry/agent/cluster"
 	"github.com/cosentry/cosentry/criproxy/critest"
+	"github.com/cosentry/cosentry/verify/trust/kmstest"
 )
 
 // callVersion makes one call over a connection of its own.
@@ -54,6 +57,44 @@ func TestHangupReadsPoliciesAgain(t *testing.T) {
 	p.signal(t, syscall.SIGHUP)
 	p.eventually(t, "the policies are in force", func() bool { return p.status(t).Policies.Count == 1 })
 	p.stop(t)
+}
+
+// TestHangupAsksForKeysAgain: a key that was rotated counts at once, where it would have for an hour. What could not be had
+// during an outage comes the same way.
+func TestHangupAsksForKeysAgain(t *testing.T) {
+	services, err := kmstest.Start(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer services.Close()
+	for layer, put := range map[string]func(t *testing.T, p *process, policy string){
+		"the node's": func(t *testing.T, p *process, policy string) { write(t, p.dir+"/policies/a.yaml", policy) },
+		"the cluster's": func(t *testing.T, p *process, policy string) {
+			write(t, p.dir+"/policies/a.yaml", static("own", "**", "pass"))
+			(&synced{dir: p.dir + "/cluster"}).put(t, cluster.Contents{Documents: []cluster.File{named("p", policy)}})
+		},
+	} {
+		t.Run(layer, func(t *testing.T) {
+			vault := services.Vault
+			vault.Put("release", newBlobKey(t).key.Public())
+			p := newProcess(t, "")
+			write(t, p.dir+"/config.yaml", readFile(t, p.dir+"/config.yaml")+"clusterPolicies: {dir: "+p.dir+"/cluster}\n")
+			put(t, p, strings.Replace(static("p", "**", "fail"), "static: {action: fail}", "key: {kms: \""+vault.URI("release")+"\"}", 1))
+			for name, value := range services.Env() {
+				p.cmd.Env = append(p.cmd.Env, name+"="+value)
+			}
+			p.start(t)
+			p.says(t, "fetched what policies refer to")
+			p.says(t, `"msg":"serving"`)
+			asked := vault.Asked()
+			vault.Put("release", newBlobKey(t).key.Public())
+			p.signal(t, syscall.SIGHUP)
+			p.eventually(t, "the new key is there", func() bool {
+				return vault.Asked() > asked && strings.Count(p.log.String(), "fetched what policies refer to") == 2
+			})
+			p.stop(t)
+		})
+	}
 }
 
 func TestHangupDuringStart(t *testing.T) {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/cosentry/cosentry/agent/config"
@@ -40,6 +42,21 @@ func (a *agent) setUpTrust() (err error) {
 		return all
 	})
 	return nil
+}
+
+// askAgain has what policies refer to asked for again at each hangup, until ctx ends.
+func (a *agent) askAgain(ctx context.Context, hangups <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			a.keeper.Again()
+			if a.clusterKeeper != nil {
+				a.clusterKeeper.Again()
+			}
+		}
+	}
 }
 
 // trustStatus has what the node's own policies refer to first.
