@@ -251,7 +251,8 @@ func (s *containerdStore) follow(ctx context.Context, cache *lookups) {
 	defer cancel()
 	mark := markTopic + rand.Text()
 	events, errs := s.client.EventService().Subscribe(ctx, `topic~="^/images/"`, fmt.Sprintf("topic==%q", mark))
-	again := time.NewTicker(markEvery)
+	pause := markSoon
+	again := time.NewTimer(pause)
 	defer again.Stop()
 	for {
 		select {
@@ -263,19 +264,33 @@ func (s *containerdStore) follow(ctx context.Context, cache *lookups) {
 			again.Stop()
 			cache.enable() // and forget what was known before it
 		case <-again.C:
-			if err := s.client.EventService().Publish(ctx, mark, &emptypb.Empty{}); err != nil {
+			if err := s.publish(ctx, mark); err != nil {
 				return
 			}
+			pause = min(2*pause, markLate)
+			again.Reset(pause)
 		}
 	}
+}
+
+// publish sends an event of the topic. While it waits, nobody sees that the stream broke.
+func (s *containerdStore) publish(ctx context.Context, topic string) error {
+	ctx, cancel := context.WithTimeout(ctx, markTimeout)
+	defer cancel()
+	return s.client.EventService().Publish(ctx, topic, &emptypb.Empty{})
 }
 
 // markTopic begins the topic of the event that follow sends to itself. Nobody else listens
 // for it: the CRI plugin takes topics of images and of tasks.
 const markTopic = "/cosentry/watch/"
 
-// markEvery is how long follow waits for its event before it sends another.
-const markEvery = 50 * time.Millisecond
+// follow waits for its event for markSoon before it sends another, and twice as long each time, up to markLate: where events never
+// come, it would otherwise send them for as long as the node is up. One must be taken within markTimeout.
+const (
+	markSoon    = 50 * time.Millisecond
+	markLate    = 5 * time.Second
+	markTimeout = 5 * time.Second
+)
 
 // sleep waits for d, and reports false if ctx ended before.
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -1,16 +1,22 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // maxSandboxImages bounds the images of sandboxes: a runtime has one, and its owner may pin a few others.
 const maxSandboxImages = 16
+
+// maxSandboxesGone bounds the sandboxes that may have ended between being listed and being asked for.
+const maxSandboxesGone = 16
 
 // SandboxImages are the names of the images of which the runtime may make pods' sandboxes, as it tells them. None is no
 // error: some runtimes tell nothing before the first pod runs.
@@ -58,19 +64,24 @@ func (n *Node) newestSandboxImage(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("asking the runtime for its sandboxes: %w", err)
 	}
-	var newest *runtimeapi.PodSandbox
-	for _, s := range list.GetItems() {
-		if newest == nil || s.GetCreatedAt() > newest.GetCreatedAt() {
-			newest = s
+	newestFirst := slices.SortedFunc(slices.Values(list.GetItems()), func(a, b *runtimeapi.PodSandbox) int {
+		return cmp.Compare(b.GetCreatedAt(), a.GetCreatedAt())
+	})
+	for try, s := range newestFirst {
+		st, err := n.version.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: s.GetId(), Verbose: true})
+		if status.Code(err) == codes.NotFound && try < maxSandboxesGone {
+			continue // its pod has ended since it was listed, and is no reason to refuse another
 		}
+		if err != nil {
+			return nil, fmt.Errorf("asking the runtime for the image of sandbox %s: %w", s.GetId(), err)
+		}
+		return imageOfSandbox(st), nil
 	}
-	if newest == nil {
-		return nil, nil
-	}
-	st, err := n.version.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: newest.GetId(), Verbose: true})
-	if err != nil {
-		return nil, fmt.Errorf("asking the runtime for the image of sandbox %s: %w", newest.GetId(), err)
-	}
+	return nil, nil
+}
+
+// imageOfSandbox is the image that the runtime names, or none.
+func imageOfSandbox(st *runtimeapi.PodSandboxStatusResponse) []string {
 	var info struct {
 		Image string `json:"image"`
 	}
@@ -78,9 +89,9 @@ func (n *Node) newestSandboxImage(ctx context.Context) ([]string, error) {
 		_ = json.Unmarshal([]byte(text), &info) // as above
 	}
 	if info.Image == "" {
-		return nil, nil
+		return nil
 	}
-	return []string{info.Image}, nil
+	return []string{info.Image}
 }
 
 // pinnedImages are the names of each image that the runtime has pinned, at least one each.

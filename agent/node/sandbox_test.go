@@ -21,6 +21,9 @@ func TestImageOfSandboxesIsFound(t *testing.T) {
 		"among the pinned images":                                       {nodetest.Sandboxes{Pinned: []string{pause}}, []string{pause}},
 		"in the newest sandbox":                                         {nodetest.Sandboxes{Made: []string{old, other, pause}}, []string{pause}},
 		"pinned and used: once":                                         {nodetest.Sandboxes{Made: []string{pause}, Pinned: []string{pause}}, []string{pause}},
+		// A pod that ends at the wrong moment must not have another one refused.
+		"the newest sandbox ended since":  {nodetest.Sandboxes{Made: []string{old, pause, other}, Ended: []string{other}}, []string{pause}},
+		"all sandboxes ended since: none": {nodetest.Sandboxes{Made: []string{old, other}, Ended: []string{other, old}}, nil},
 		// Which of them the next sandbox is made of cannot be told.
 		"another was pinned since": {nodetest.Sandboxes{Made: []string{old}, Pinned: []string{pause}}, []string{old, pause}},
 		"a node that is new: none": {nodetest.Sandboxes{}, nil},

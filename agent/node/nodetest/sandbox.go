@@ -18,6 +18,8 @@ type Sandboxes struct {
 	Pinned []string
 	// Made are the images of which sandboxes were made, the oldest first.
 	Made []string
+	// Ended are those of Made whose sandboxes are removed as soon as they were listed.
+	Ended []string
 }
 
 // SetSandboxes changes what is told.
@@ -63,7 +65,7 @@ func (s runtimeService) ListPodSandbox(context.Context, *runtimeapi.ListPodSandb
 }
 
 func (s runtimeService) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
-	if !slices.Contains(s.r.told().Made, req.GetPodSandboxId()) {
+	if told := s.r.told(); !slices.Contains(told.Made, req.GetPodSandboxId()) || slices.Contains(told.Ended, req.GetPodSandboxId()) {
 		return nil, status.Errorf(codes.NotFound, "no sandbox %q", req.GetPodSandboxId())
 	}
 	resp := &runtimeapi.PodSandboxStatusResponse{Status: &runtimeapi.PodSandboxStatus{Id: req.GetPodSandboxId()}}
