@@ -213,14 +213,14 @@ func TestConcurrentAppends(t *testing.T) {
 // TestKilledInTheMiddle kills a real writer at a moment of its own choosing: no
 // record whose Append had returned may be missing, and the log goes on.
 func TestKilledInTheMiddle(t *testing.T) {
-	dir := t.TempDir()
-	if os.Getenv("AUDIT_TEST_DIR") != "" {
+	if os.Getenv("AUDIT_TEST_DIR") != "" { // the writer
 		l := mustOpen(t, Options{Dir: os.Getenv("AUDIT_TEST_DIR"), MaxFileSize: maxLine, MaxFiles: 1000})
 		for i := 1; ; i++ {
 			mustAppend(t, l, i, i)
 			fmt.Println("seq", l.Head().Seq)
 		}
 	}
+	dir := t.TempDir()
 	var acked uint64
 	for round := range 4 {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilledInTheMiddle$")

@@ -39,6 +39,7 @@ const (
 	FaultKubelet  = "kubelet"  // it does not run, or is not connected to the agent
 	FaultOffered  = "offered"  // the settings that are offered are not taken: they are weaker than the node's, or faulty
 	FaultPolicies = "policies" // the policies that are given are not the node's, which keeps its own
+	FaultUntold   = "untold"   // whether kubelet is connected to the agent cannot be told
 )
 
 // stuck are the faults that no installation mends.
@@ -46,7 +47,7 @@ var stuck = [...]string{FaultHost, FaultLayout, FaultRuntime, FaultInvalid, Faul
 
 // AllFaults are all values of Fault.What.
 func AllFaults() []string {
-	return append(stuck[:len(stuck):len(stuck)], FaultBinary, FaultSettings, FaultUnits, FaultSocket, FaultAgent, FaultDropIn, FaultEndpoint, FaultKubelet, FaultOffered, FaultPolicies)
+	return append(stuck[:len(stuck):len(stuck)], FaultBinary, FaultSettings, FaultUnits, FaultSocket, FaultAgent, FaultDropIn, FaultEndpoint, FaultKubelet, FaultOffered, FaultPolicies, FaultUntold)
 }
 
 // Health is what a look at an installation found.
@@ -58,10 +59,11 @@ type Health struct {
 	Left bool
 }
 
-// Whole says that the installation is as it should be. That other settings or policies are given than it takes is none of its faults,
-// and to install again would not change it.
+// Whole says that the installation is as it should be, as far as can be told. To install again would not change that other settings or
+// policies are given than it takes, nor that kubelet's connections cannot be seen.
 func (h Health) Whole() bool {
-	return !slices.ContainsFunc(h.Faults, func(f Fault) bool { return f.What != FaultOffered && f.What != FaultPolicies })
+	told := []string{FaultOffered, FaultPolicies, FaultUntold}
+	return !slices.ContainsFunc(h.Faults, func(f Fault) bool { return !slices.Contains(told, f.What) })
 }
 
 // Repairable says that an installation would mend what is wrong.
@@ -158,6 +160,9 @@ func (p Plan) faults() (all []Fault) {
 	}
 	if p.Restart != "" && len(p.Kubelet) == 0 {
 		add(FaultKubelet, "kubelet: "+p.Restart)
+	}
+	if p.Untold != "" {
+		add(FaultUntold, p.Untold)
 	}
 	return all
 }

@@ -40,6 +40,8 @@ type Plan struct {
 	Kubelet []files.Change
 	// Restart says why kubelet is restarted; empty: it is not.
 	Restart string
+	// Untold says why it cannot be told whether kubelet is connected to the agent; empty: it can, or need not be. Nothing is restarted for it.
+	Untold string
 }
 
 // Nothing says that the host is as it should be.
@@ -230,14 +232,19 @@ func (h *Host) planKubelet(ctx context.Context, s State, p *Plan) (err error) {
 		p.Restart = "it does not run"
 	case p.Start == "":
 		// One that lost its connection to an agent that was restarted makes another with its next call.
+		var untold error
 		err := wait(ctx, h.o.Reconnect, func(ctx context.Context) error {
-			if err := h.connected(ctx, f.Socket, f.KubeletUnit); errors.Is(err, errBypassed) {
-				return err
+			untold = h.connected(ctx, f.Socket, f.KubeletUnit)
+			if errors.Is(untold, errBypassed) {
+				return untold
 			}
 			return nil
 		})
-		if err != nil {
+		switch {
+		case err != nil:
 			p.Restart = errBypassed.Error()
+		case untold != nil:
+			p.Untold = untold.Error()
 		}
 	}
 	return nil
@@ -268,6 +275,7 @@ func (p Plan) Print(w io.Writer) error {
 	show(&b, "kubelet's unit", p.DropIn)
 	show(&b, "kubelet's endpoint", p.Kubelet)
 	because(&b, "kubelet: restart it, because", p.Restart)
+	because(&b, "warning:", p.Untold)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -1,8 +1,11 @@
 package host_test
 
 import (
+	"bytes"
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,6 +73,32 @@ func TestLostThingsAreMended(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestWhatCannotBeToldIsNotWell: that nobody can see where kubelet is connected is shown, and no reason to restart it.
+func TestWhatCannotBeToldIsNotWell(t *testing.T) {
+	w := newWorld(t)
+	must(t, w.install("v1"))
+	w.told, w.unsure = "/run/containerd/containerd.sock", true
+	w.did()
+	look := watch(t, w, "v1")
+	seen := look()
+	for range 4 {
+		seen = look()
+	}
+	if got := what(seen); !slices.Equal(got, []string{host.FaultUntold}) || !strings.Contains(seen.Faults[0].Why, "the kernel does not say") {
+		t.Errorf("supervise sees %+v", seen.Faults)
+	}
+	if did := w.did(); len(did) > 0 || !seen.Whole() || seen.Repaired+seen.Failed > 0 {
+		t.Errorf("it did %v: %+v", did, seen)
+	}
+	p, err := w.host("v1").Plan(t.Context())
+	must(t, err)
+	var plan bytes.Buffer
+	must(t, p.Print(&plan))
+	if !p.Nothing() || !strings.Contains(plan.String(), "warning: it cannot be told whether kubelet is connected") {
+		t.Errorf("the dry run says\n%s", &plan)
 	}
 }
 

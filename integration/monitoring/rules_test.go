@@ -101,6 +101,7 @@ func (n *node) faults() []fault {
 		{"a node that cannot be reached", set0, `up{job="cosentry"}`, []string{"CosentryNotScraped"}},
 		{"an agent that died", set0, `cosentry_host_agent_up`, []string{"CosentryAgentDown"}},
 		{"kubelet bypasses the agent", set1, `cosentry_host_fault{what="kubelet"}`, []string{"CosentryHostFault"}},
+		{"kubelet's connections cannot be seen", set1, `cosentry_host_fault{what="untold"}`, []string{"CosentryHostFault"}},
 		{"a host with no room", set1, `cosentry_host_fault{what="room"}`, []string{"CosentryHostUnfit"}},
 		{"settings that are faulty or gone", set1, `cosentry_settings_broken`, []string{"CosentrySettingsBroken"}},
 		{"settings that would loosen the node", set1, `cosentry_host_fault{what="offered"}`, []string{"CosentrySettingsNotTaken"}},
