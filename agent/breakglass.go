@@ -136,15 +136,12 @@ func await(cmd *cobra.Command, c config.Config, done func(sight.Status) bool) er
 		fmt.Fprintln(cmd.ErrOrStderr(), "not taken over by an agent yet:", gate.Printable(why))
 		return exitError(exitRefused)
 	}
-	if c.HTTP.Address == "" {
-		return notYet("http.address is empty in the settings, so it cannot be asked; its log says so")
-	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), takeOver)
 	defer cancel()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		s, err := sight.Ask(ctx, c.HTTP.Address)
+		s, err := sight.Agent{Socket: c.AgentSocket()}.Status(ctx)
 		if err == nil && done(s) {
 			return nil
 		}

@@ -173,7 +173,7 @@ func (p *process) status(t *testing.T) (s sight.Status) {
 	t.Helper()
 	p.eventually(t, "it tells its status", func() (ok bool) {
 		var err error
-		s, err = sight.Ask(context.Background(), p.http)
+		s, err = sight.Agent{Socket: p.dir + "/agent.sock"}.Status(context.Background())
 		return err == nil
 	})
 	return s

@@ -145,10 +145,10 @@ func (a *agent) serve(ctx context.Context, listener net.Listener, hangups <-chan
 	group.Go(func() error { a.refusals.recall(ctx, c.Audit.Dir); return nil })
 	group.Go(func() error { a.settings.keep(ctx, a.socket, log); return nil })
 	group.Go(func() error { giveMemoryBack(ctx, giveBackEvery); return nil })
+	shown := sight.Sources{Metrics: a.metrics.Handler(), Ready: a.inOrder, Status: a.status}
+	group.Go(func() error { return sight.ServeRoot(ctx, c.AgentSocket(), shown, log) })
 	if c.HTTP.Address != "" {
-		group.Go(func() error {
-			return sight.Serve(ctx, c.HTTP.Address, sight.Sources{Metrics: a.metrics.Handler(), Ready: a.inOrder, Status: a.status}, log)
-		})
+		group.Go(func() error { return sight.Serve(ctx, c.HTTP.Address, shown, log) })
 	}
 	if systemd := newReporter(a.socket, a.statusLine, log); systemd != nil {
 		group.Go(func() error { systemd.run(ctx); return nil })

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -88,7 +87,7 @@ func statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show what the agent on this node is doing",
 		Long: `Show mode, runtime, policies in force and what they refer to, namespaces, decisions so far and the
-head of the audit log of the agent that runs on this node, asked on the loopback address of its settings.
+head of the audit log of the agent that runs on this node, asked on its socket agent.sock beside the one that it serves. Run it as root.
 Exit status: 0 it is ready, 1 it is not (no policies in force, no runtime, or audit records that are
 required and cannot be written) or its settings are faulty and older ones hold, 2 no answer.`,
 		Example: "  cosentry status\n  cosentry status -o json",
@@ -98,10 +97,7 @@ required and cannot be written) or its settings are faulty and older ones hold, 
 			if err != nil {
 				return err
 			}
-			if c.HTTP.Address == "" {
-				return errors.New("http.address is empty in the settings, so the agent cannot be asked")
-			}
-			s, err := sight.Ask(cmd.Context(), c.HTTP.Address)
+			s, err := sight.Agent{Socket: c.AgentSocket()}.Status(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -67,14 +67,14 @@ func TestLockIsNotWaitedForWithoutEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l, err := listen(path, 20*time.Millisecond); err == nil {
+	if l, err := listen(path, socketMode, 20*time.Millisecond); err == nil {
 		l.Close()
 		t.Error("the lock was passed by")
 	} else if !strings.Contains(err.Error(), path+".lock") {
 		t.Errorf("%v does not name the lock file", err)
 	}
 	unlock()
-	l, err := listen(path, 20*time.Millisecond)
+	l, err := listen(path, socketMode, 20*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}

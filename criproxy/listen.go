@@ -19,6 +19,9 @@ import (
 // whoever can write to this socket can start containers.
 const socketMode = 0o660
 
+// ownMode lets root alone in, whatever groups others are in.
+const ownMode = 0o600
+
 // Listen makes a unix socket at path, mode 0660, owned by the user and group of
 // the process, and listens on it. A socket file that nobody answers on, as a
 // killed process leaves behind, is replaced. It refuses to replace a socket
@@ -29,15 +32,20 @@ const socketMode = 0o660
 // place with its final mode: there is no moment in which another user could
 // connect, and none in which path is missing while a stale file is replaced. The
 // folder must be one in which only this user can make files.
-func Listen(path string) (net.Listener, error) {
-	l, err := listen(path, lockWait)
+func Listen(path string) (net.Listener, error) { return listenAs(path, socketMode) }
+
+// ListenOwn is Listen for a socket that only the user of the process can connect to, mode 0600.
+func ListenOwn(path string) (net.Listener, error) { return listenAs(path, ownMode) }
+
+func listenAs(path string, mode fs.FileMode) (net.Listener, error) {
+	l, err := listen(path, mode, lockWait)
 	if err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}
 	return l, nil
 }
 
-func listen(path string, wait time.Duration) (_ net.Listener, err error) {
+func listen(path string, mode fs.FileMode, wait time.Duration) (_ net.Listener, err error) {
 	if !filepath.IsAbs(path) {
 		return nil, errors.New("the path of a socket must be absolute")
 	}
@@ -66,11 +74,10 @@ func listen(path string, wait time.Duration) (_ net.Listener, err error) {
 			ul.Close()
 		}
 	}()
-	// A folder with the set-group-ID bit would hand the socket to its own group.
-	if err := os.Chown(hidden, os.Geteuid(), os.Getegid()); err != nil {
+	if err := ownGroup(hidden); err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(hidden, socketMode); err != nil {
+	if err := os.Chmod(hidden, mode); err != nil {
 		return nil, err
 	}
 	own, err := os.Lstat(hidden)
@@ -81,6 +88,19 @@ func listen(path string, wait time.Duration) (_ net.Listener, err error) {
 		return nil, err
 	}
 	return &listener{UnixListener: ul, path: path, own: own}, nil
+}
+
+// ownGroup gives the socket to the group of the process: a folder with the set-group-ID bit has handed it to its own. A unit
+// may forbid the call that nearly always changes nothing.
+func ownGroup(path string) error {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Gid) == os.Getegid() {
+		return nil
+	}
+	return os.Chown(path, os.Geteuid(), os.Getegid())
 }
 
 // lockWait is how long another process that starts at this moment is waited for. It holds

@@ -52,6 +52,20 @@ func TestListen(t *testing.T) {
 	}
 }
 
+// What is for root is not for root's group, in which a container may be whose user is somebody else.
+func TestListenOwnIsForNoGroup(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0))
+	path := filepath.Join(tempDir(t), "own.sock")
+	l, err := criproxy.ListenOwn(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if fi, err := os.Lstat(path); err != nil || fi.Mode() != fs.ModeSocket|0o600 {
+		t.Errorf("mode %v, %v", fi.Mode(), err)
+	}
+}
+
 // A folder with the set-group-ID bit gives its group to what is made in it.
 func TestListenOwnGroup(t *testing.T) {
 	if os.Geteuid() != 0 {

@@ -44,7 +44,10 @@ const (
 )
 
 // SocketPath is where the socket for a runtime is.
-func SocketPath(runtime string) string { return "/run/cosentry/" + runtime + ".sock" }
+func SocketPath(runtime string) string { return path.Join(socketDir, runtime+".sock") }
+
+// socketDir is the folder of the socket.
+const socketDir = "/run/cosentry"
 
 // Node is what the units have to say of a node.
 type Node struct {
@@ -107,6 +110,9 @@ func (data) Head() string {
 
 // Socket is the socket's path.
 func (d data) Socket() string { return SocketPath(d.Node.Runtime) }
+
+// SocketDir is the socket's folder.
+func (data) SocketDir() string { return socketDir }
 
 // Runtime reports whether the runtime has a unit of its own.
 func (d data) Runtime() bool { return d.RuntimeUnit != "" && d.RuntimeUnit != d.KubeletUnit }

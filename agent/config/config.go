@@ -10,6 +10,7 @@ package config
 
 import (
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -146,6 +147,9 @@ type Log struct {
 	Format string `yaml:"format"`
 	Level  string `yaml:"level"`
 }
+
+// AgentSocket is where root asks the agent how things stand: beside the socket that it serves to kubelet.
+func (c Config) AgentSocket() string { return filepath.Join(filepath.Dir(c.Listen), "agent.sock") }
 
 // Default returns the settings of a node whose owner set nothing.
 func Default() Config {

@@ -103,6 +103,8 @@ func TestFaultsAreNamed(t *testing.T) {
 		"noMatch misspelt":                 {head + "policies: {noMatch: Deny}\n", "policies.noMatch"},
 		"relative path":                    {head + "listen: c.sock\n", "listen: \"c.sock\" is not an absolute path"},
 		"socket is the runtime's":          {head + "listen: /run/containerd/../containerd/containerd.sock\n", "runtime's own socket"},
+		"socket is root's to ask at":       {head + "listen: /run/cosentry/agent.sock\n", "listen: /run/cosentry/agent.sock is where the agent tells root"},
+		"runtime is the agent itself":      {head + "runtime: {endpoint: /run/cosentry/agent.sock}\n", "runtime.endpoint: /run/cosentry/agent.sock is where"},
 		"create timeout beyond kubelet's":  {head + "verification: {createTimeout: 2m}\n", "verification.createTimeout"},
 		"no time to verify":                {head + "verification: {pullTimeout: 0s}\n", "verification.pullTimeout"},
 		"a number is no duration":          {head + "cache: {allowTTL: 5}\n", "line 3: \"5\" is not a duration"},

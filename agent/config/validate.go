@@ -114,6 +114,11 @@ func (c *Config) validate() error {
 	if filepath.Clean(c.Listen) == filepath.Clean(c.Runtime.Endpoint) {
 		fault("listen", "is the runtime's own socket")
 	}
+	for field, at := range map[string]string{"listen": c.Listen, "runtime.endpoint": c.Runtime.Endpoint} {
+		if filepath.Clean(at) == c.AgentSocket() {
+			fault(field, "%s is where the agent tells root how things stand; choose another name", at)
+		}
+	}
 	oneOf("runtime.type", c.Runtime.Type, "auto", "containerd", "cri")
 	if c.Runtime.Namespace == "" {
 		fault("runtime.namespace", "must not be empty")

@@ -98,7 +98,7 @@ func weaker(have, want Config) map[string]bool {
 		"audit.maxFileSize": want.Audit.MaxFileSize < have.Audit.MaxFileSize,
 		"audit.maxFiles":    want.Audit.MaxFiles < have.Audit.MaxFiles,
 		"audit.required":    have.Audit.Required && !want.Audit.Required,
-		// Loopback alone, and an agent that shows nothing is a fault of its own.
+		// Loopback alone; what root asks is asked elsewhere.
 		"http.address": false,
 		// The agent's own log is not the record.
 		"log.format": false, "log.level": false,

@@ -28,13 +28,7 @@ func open(ctx context.Context, o Options) (*node, error) {
 	n := &node{Options: o, tree: tree, now: time.Now}
 	n.readSettings()
 	n.readState()
-	if n.config.HTTP.Address == "" {
-		n.silent = errors.New("http.address is empty in the settings, so the agent cannot be asked")
-	} else if s, err := sight.Ask(ctx, n.config.HTTP.Address); err != nil {
-		n.silent = err
-	} else {
-		n.status = &s
-	}
+	n.askAgent(ctx)
 	if m, err := manager.Dial(ctx, o.Root); err != nil {
 		n.noUnits = err
 	} else {
@@ -44,6 +38,21 @@ func open(ctx context.Context, o Options) (*node, error) {
 	n.socket, n.socketErr = n.inspect(ctx, n.listen())
 	n.runtime, n.runtimeErr = n.inspect(ctx, n.config.Runtime.Endpoint)
 	return n, nil
+}
+
+// askAgent asks the agent where root asks it, as anybody may sit where all others do.
+func (n *node) askAgent(ctx context.Context) {
+	here, err := n.tree.Path(n.config.AgentSocket())
+	if err != nil {
+		n.silent = err
+		return
+	}
+	s, err := sight.Agent{Socket: here}.Status(ctx)
+	if err != nil {
+		n.silent = err
+		return
+	}
+	n.status = &s
 }
 
 // readSettings reads them as the agent would. Where they are faulty the other checks go by the copy that an agent goes by, or else by

@@ -1,30 +1,28 @@
 package firsthand
 
 import (
-	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
-
-	"google.golang.org/grpc"
 
 	"github.com/cosentry/cosentry/agent/host"
 	"github.com/cosentry/cosentry/agent/twin"
 )
 
-// TestHelperForges is another user's process, which says what would be good to hear.
+// TestHelperForges is another user's process, which says what would be good to hear, or bad.
 func TestHelperForges(t *testing.T) {
-	text := os.Getenv("FORGED")
-	if text == "" {
+	text, forged := os.LookupEnv("FORGED")
+	if !forged {
 		return
 	}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/readyz" && os.Getenv("REDIRECT") != "" {
-			http.Redirect(w, r, "/elsewhere", http.StatusFound)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if os.Getenv("UNREADY") != "" {
+			http.Error(w, "not ready", http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = w.Write([]byte(text))
@@ -36,48 +34,69 @@ func TestHelperForges(t *testing.T) {
 // hostWith is a host's root with these settings and a folder of the cluster's documents.
 func hostWith(t *testing.T, settings string) (root string) {
 	t.Helper()
-	root = t.TempDir()
-	if err := os.MkdirAll(filepath.Join(root, "cluster"), 0o755); err != nil {
+	root, err := os.MkdirTemp("", "h") // short: a socket's path may have 107 bytes
+	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { os.RemoveAll(root) })
 	file := filepath.Join(root, host.ConfigFile)
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		t.Fatal(err)
+	for _, dir := range []string{filepath.Join(root, "cluster"), filepath.Join(root, "run"), filepath.Dir(file)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
-	settings = "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\nclusterPolicies: {dir: /cluster}\n" + settings
+	settings = "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\nlisten: /run/cri.sock\nclusterPolicies: {dir: /cluster}\n" + settings
 	if err := os.WriteFile(file, []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return root
 }
 
-// While the agent is down anyone on the node can listen where it would, and say that it is ready.
-func TestAgentIsNotReadyByTheWordOfAStranger(t *testing.T) {
-	_, address := twin.Start(t, "TestHelperForges", twin.Nobody(), "FORGED=cosentry_policies 3\n")
-	root := hostWith(t, "http: {address: \""+address+"\"}\n")
-	text, err := Agent{root}.Metrics(t.Context())
-	for what, err := range map[string]error{"metrics": err, "ready": Agent{root}.Ready(t.Context()), "proof": Proofs{Root: root}.Ready(t.Context())} {
-		if err == nil || !strings.Contains(err.Error(), "user 65534") {
-			t.Errorf("%s by the word of user 65534: %v", what, err)
-		}
+// agentOn serves as the agent of a host.
+func agentOn(t *testing.T, root string, h http.Handler) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(root, "run", "agent.sock"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(text) > 0 {
-		t.Errorf("a stranger's word: %s", text)
-	}
-	_, address = twin.Start(t, "TestHelperForges", nil, "FORGED=cosentry_policies 3\n")
-	root = hostWith(t, "http: {address: \""+address+"\"}\n")
-	if text, err := (Agent{root}).Metrics(t.Context()); err != nil || string(text) != "cosentry_policies 3\n" {
-		t.Errorf("%q, %v", text, err)
-	}
-	if err := (Proofs{Root: root}).Ready(t.Context()); err != nil {
-		t.Error(err)
+	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: h}}
+	server.Start()
+	t.Cleanup(server.Close)
+}
+
+// Anyone on the node can listen on the agent's loopback address, root of a container in the host's network among them, while the agent
+// is down or before it ever was there, and say that it is ready, or that it is not.
+func TestAgentIsNotAskedWhereStrangersCanBe(t *testing.T) {
+	for name, who := range map[string]*syscall.SysProcAttr{"another user": twin.Nobody(), "root of a container": nil} {
+		t.Run(name, func(t *testing.T) {
+			_, address := twin.Start(t, "TestHelperForges", who, "FORGED=cosentry_policies 3\n")
+			root := hostWith(t, "http: {address: \""+address+"\"}\n")
+			text, err := Agent{root}.Metrics(t.Context())
+			for what, err := range map[string]error{"metrics": err, "ready": Agent{root}.Ready(t.Context()), "proof": Proofs{Root: root}.Ready(t.Context())} {
+				if err == nil || !strings.Contains(err.Error(), "no agent answers") {
+					t.Errorf("%s by the word of a stranger: %v", what, err)
+				}
+			}
+			if len(text) > 0 {
+				t.Errorf("a stranger's word: %s", text)
+			}
+			_, address = twin.Start(t, "TestHelperForges", who, "FORGED=", "UNREADY=1")
+			root = hostWith(t, "http: {address: \""+address+"\"}\n")
+			agentOn(t, root, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("cosentry_policies 4\n")) }))
+			if text, err := (Agent{root}).Metrics(t.Context()); err != nil || string(text) != "cosentry_policies 4\n" {
+				t.Errorf("%q, %v", text, err)
+			}
+			if err := (Proofs{Root: root}).Ready(t.Context()); err != nil {
+				t.Errorf("a stranger keeps an installation from proving itself: %v", err)
+			}
+		})
 	}
 }
 
-// Not even the agent's own address may send supervise elsewhere.
+// Not even the agent may send supervise elsewhere.
 func TestAgentIsNotReadyByARedirect(t *testing.T) {
-	_, address := twin.Start(t, "TestHelperForges", nil, "FORGED=ok", "REDIRECT=1")
-	root := hostWith(t, "http: {address: \""+address+"\"}\n")
+	root := hostWith(t, "")
+	agentOn(t, root, http.RedirectHandler("/elsewhere", http.StatusFound))
 	for what, err := range map[string]error{"ready": Agent{root}.Ready(t.Context()), "proof": Proofs{Root: root}.Ready(t.Context())} {
 		if err == nil || !strings.Contains(err.Error(), "302") {
 			t.Errorf("%s by a redirect: %v", what, err)
@@ -85,31 +104,22 @@ func TestAgentIsNotReadyByARedirect(t *testing.T) {
 	}
 }
 
-// Empty is a good setting: an installation does without, and supervise asks on the agent's socket.
-func TestAgentWithoutHTTPIsReadyByItsSocket(t *testing.T) {
-	root := hostWith(t, "http: {address: \"\"}\nlisten: /run/a.sock\n")
-	if _, err := (Agent{root}).Metrics(t.Context()); !errors.Is(err, ErrNoAddress) {
-		t.Errorf("metrics: %v", err)
+// Without http.address the agent is asked like any other, and says why it is not ready.
+func TestAgentWithoutAnAddressIsAskedAsWell(t *testing.T) {
+	root := hostWith(t, "http: {address: \"\"}\n")
+	if err := (Proofs{Root: root}).Ready(t.Context()); err == nil {
+		t.Error("ready without an agent")
 	}
-	if err := (Proofs{Root: root}).Ready(t.Context()); err != nil {
-		t.Errorf("an installation asks for what was not set up: %v", err)
+	agentOn(t, root, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/readyz" {
+			http.Error(w, "no policies are in force", http.StatusServiceUnavailable)
+		}
+	}))
+	if err := (Proofs{Root: root}).Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "no policies") {
+		t.Errorf("%v", err)
 	}
-	if err := (Agent{root}).Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "a.sock") {
-		t.Errorf("no socket: %v", err)
-	}
-	socket := filepath.Join(root, "run", "a.sock")
-	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	answering := grpc.NewServer()
-	go func() { _ = answering.Serve(l) }()
-	t.Cleanup(answering.Stop)
-	if err := (Agent{root}).Ready(t.Context()); err != nil {
-		t.Errorf("it answers on its socket: %v", err)
+	if _, err := (Agent{root}).Metrics(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

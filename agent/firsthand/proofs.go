@@ -64,25 +64,19 @@ func (p Proofs) Connected(ctx context.Context, socket, unit string) (bool, error
 	return false, nil
 }
 
-// Ready asks the agent, if it serves HTTP.
-func (p Proofs) Ready(ctx context.Context) error {
-	_, err := Agent{Root: p.Root}.get(ctx, "/readyz")
-	if errors.Is(err, ErrNoAddress) {
-		return nil
-	}
-	return err
-}
+// Ready asks the agent.
+func (p Proofs) Ready(ctx context.Context) error { return Agent{Root: p.Root}.Ready(ctx) }
 
-// Healthy asks kubelet.
+// Healthy asks kubelet, on the loopback address that is its own as long as nobody else takes it.
 func (p Proofs) Healthy(ctx context.Context) error {
 	const maxHealth = 64 << 10 // bytes; it says ok
-	_, err := sight.Server{URL: p.Healthz, Every: true}.Get(ctx, "", maxHealth)
+	_, err := sight.Server{URL: p.Healthz}.Get(ctx, "", maxHealth)
 	var unwell *sight.StatusError
 	switch {
 	case errors.As(err, &unwell):
 		return fmt.Errorf("kubelet says that it is not well: %w", err)
 	case err != nil:
-		return fmt.Errorf("asking kubelet whether it is well: %w", err)
+		return fmt.Errorf("%w: %w", host.ErrUntold, err)
 	}
 	return nil
 }

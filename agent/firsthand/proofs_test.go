@@ -1,14 +1,18 @@
 package firsthand
 
 import (
+	"context"
+	"errors"
 	"net"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cosentry/cosentry/agent/audit"
 	"github.com/cosentry/cosentry/agent/canary"
 	"github.com/cosentry/cosentry/agent/config"
+	"github.com/cosentry/cosentry/agent/host"
 	"github.com/cosentry/cosentry/agent/host/peers"
 	"github.com/cosentry/cosentry/agent/twin"
 )
@@ -35,15 +39,41 @@ func TestOnlyKubeletCountsAsKubelet(t *testing.T) {
 	}
 }
 
-// kubelet's health decides whether an installation stays: nobody else says that it is well.
-func TestKubeletIsNotWellByTheWordOfAStranger(t *testing.T) {
-	_, address := twin.Start(t, "TestHelperForges", twin.Nobody(), "FORGED=ok")
-	if err := (Proofs{Healthz: "http://" + address + "/healthz"}).Healthy(t.Context()); err == nil || !strings.Contains(err.Error(), "user 65534") {
-		t.Errorf("well by the word of user 65534: %v", err)
+// Anyone can take kubelet's address while it is down. Nobody but root says that it is well, or that it is not; with anybody else there,
+// or nobody, it cannot be told.
+func TestKubeletsHealthIsTheWordOfRootAlone(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	_, address = twin.Start(t, "TestHelperForges", nil, "FORGED=ok")
-	if err := (Proofs{Healthz: "http://" + address + "/healthz"}).Healthy(t.Context()); err != nil {
+	nobody := free.Addr().String()
+	free.Close()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	_, praising := twin.Start(t, "TestHelperForges", twin.Nobody(), "FORGED=ok")
+	_, slandering := twin.Start(t, "TestHelperForges", twin.Nobody(), "FORGED=", "UNREADY=1")
+	_, well := twin.Start(t, "TestHelperForges", nil, "FORGED=ok")
+	_, unwell := twin.Start(t, "TestHelperForges", nil, "FORGED=", "UNREADY=1")
+	for name, c := range map[string]struct{ address, want string }{
+		"a stranger who praises":  {praising, "user 65534"},
+		"a stranger who slanders": {slandering, "user 65534"},
+		"nobody":                  {nobody, "connection refused"},
+		"one who is silent":       {silent.Addr().String(), "deadline exceeded"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		if err := (Proofs{Healthz: "http://" + c.address + "/healthz"}).Healthy(ctx); !errors.Is(err, host.ErrUntold) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
+	}
+	if err := (Proofs{Healthz: "http://" + well + "/healthz"}).Healthy(t.Context()); err != nil {
 		t.Error(err)
+	}
+	if err := (Proofs{Healthz: "http://" + unwell + "/healthz"}).Healthy(t.Context()); err == nil || errors.Is(err, host.ErrUntold) || !strings.Contains(err.Error(), "not well") {
+		t.Errorf("root says that it is not well: %v", err)
 	}
 }
 

@@ -38,6 +38,6 @@ func (s Sync) Metrics(ctx context.Context) (text []byte, asked bool, err error) 
 	if !ok {
 		return nil, true, fmt.Errorf("whose %s is cannot be told", c.ClusterPolicies.Dir)
 	}
-	text, err = sight.Server{URL: "http://" + s.Address, User: int(st.Uid), Every: true}.Get(ctx, "/metrics", maxShown)
+	text, err = sight.Server{URL: "http://" + s.Address, User: int(st.Uid)}.Get(ctx, "/metrics", maxShown)
 	return text, true, err
 }

@@ -89,11 +89,15 @@ type Proofs interface {
 	Canary(ctx context.Context, socket string) error
 	// Connected says whether a process of the unit is connected to the socket, a path of the host. What cannot be told is an error.
 	Connected(ctx context.Context, socket, unit string) (bool, error)
-	// Healthy returns nil if kubelet says that it is well.
+	// Healthy returns nil if kubelet says that it is well. The error wraps [ErrUntold] if kubelet did not say anything.
 	Healthy(ctx context.Context) error
-	// Ready returns nil if the agent says that it can judge what it is asked to, or has no address at which to say so.
+	// Ready returns nil if the agent says that it can judge what it is asked to.
 	Ready(ctx context.Context) error
 }
+
+// ErrUntold says that kubelet was not heard: nobody answers where it would, or somebody else does. Any user of the host can bring that
+// about, and must not have an installation put back by it.
+var ErrUntold = errors.New("whether kubelet is well cannot be told")
 
 // Options are what an installation goes by.
 type Options struct {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cosentry/cosentry/agent/host"
 	"github.com/cosentry/cosentry/systemd/manager"
 )
 
@@ -209,7 +210,7 @@ func (w *world) Healthy(context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.units["kubelet.service"].pid == 0 {
-		return errors.New("connection refused")
+		return fmt.Errorf("%w: connection refused", host.ErrUntold)
 	}
-	return nil
+	return w.unwell
 }

@@ -40,6 +40,8 @@ type world struct {
 	stop          func(job string) error
 	// unready are versions whose agent says that it is not ready.
 	unready []string
+	// unwell is what kubelet's address of health says of one that runs.
+	unwell error
 	// unsure says that nobody can tell that kubelet is not connected.
 	unsure bool
 }

@@ -36,7 +36,7 @@ func TestNoProxyIsAsked(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
 	s := Server{URL: server.URL}
-	if s.transport().Proxy != nil {
+	if transport(s.dial).Proxy != nil {
 		t.Error("a proxy of the environment is asked")
 	}
 }
@@ -63,7 +63,7 @@ func TestServerOfAKnownUser(t *testing.T) {
 	}
 }
 
-// A kubelet may serve its health on all addresses; another user's socket there is not it.
+// kubelet and sync may serve on all addresses of the node; another user's socket there is not it.
 func TestServerOnEveryAddress(t *testing.T) {
 	for _, network := range []string{"tcp4", "tcp"} {
 		l, err := net.Listen(network, ":0")
@@ -72,7 +72,7 @@ func TestServerOnEveryAddress(t *testing.T) {
 		}
 		server := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}}
 		server.Start()
-		s := Server{URL: "http://127.0.0.1:" + strconv.Itoa(l.Addr().(*net.TCPAddr).Port), Every: true}
+		s := Server{URL: "http://127.0.0.1:" + strconv.Itoa(l.Addr().(*net.TCPAddr).Port)}
 		if _, err := s.Get(t.Context(), "/", 100); err != nil {
 			t.Errorf("%s: %v", network, err)
 		}
@@ -83,7 +83,7 @@ func TestServerOnEveryAddress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := Server{URL: "http://127.0.0.1:" + port, Every: true}
+	s := Server{URL: "http://127.0.0.1:" + port}
 	if _, err := s.Get(t.Context(), "/healthz", 100); err == nil || !strings.Contains(err.Error(), "user 65534") {
 		t.Errorf("another user on every address: %v", err)
 	}

@@ -12,19 +12,14 @@ import (
 	"strings"
 )
 
-// strangerError says why who answers is not who was asked.
-type strangerError struct{ why string }
-
-func (e *strangerError) Error() string { return e.why }
-
-// checkOwner refuses who listens on an address and is not whom the server may be.
+// checkOwner refuses who listens on an address, or on all of the node's, and is not whom the server may be.
 func (s Server) checkOwner(address string) error {
 	tcp, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
 		return err
 	}
 	users, err := listenersOf(tcp.IP, tcp.Port)
-	if s.Every && err == nil && len(users) == 0 {
+	if err == nil && len(users) == 0 {
 		// A socket of both families is listed with IPv6's.
 		for _, every := range []net.IP{net.IPv4zero, net.IPv6zero} {
 			var more []int
@@ -38,12 +33,12 @@ func (s Server) checkOwner(address string) error {
 	case err != nil:
 		return fmt.Errorf("finding out who listens on %s: %w", address, err)
 	case len(users) == 0: // but for its whole port, say
-		return &strangerError{fmt.Sprintf("who answers on %s does not listen on that address, so it is not who was asked", address)}
+		return fmt.Errorf("who answers on %s does not listen on that address, so it is not who was asked", address)
 	}
 	// With several, all count: which of them answers is the kernel's choice.
 	for _, user := range users {
 		if !slices.Contains([]int{0, os.Getuid(), s.User}, user) {
-			return &strangerError{fmt.Sprintf("who answers on %s is user %d and not root, so it is not who was asked", address, user)}
+			return fmt.Errorf("who answers on %s is user %d and not root, so it is not who was asked", address, user)
 		}
 	}
 	return nil

@@ -18,16 +18,17 @@ const (
 	maxConnsEach = 4
 	// Whoever scrapes sends a line and some headers, and reads at once.
 	publicRequestTimeout = 2 * time.Second
-	publicAnswerTimeout  = 10 * time.Second
+	// publicAnswerTimeout is what Prometheus waits for by default.
+	publicAnswerTimeout = 10 * time.Second
 	// probeTimeout is for whoever connects from the node itself: kubelet, or somebody who wants to keep kubelet waiting.
 	probeTimeout = time.Second
-	maxProbes    = 128
+	maxProbes    = 512
 )
 
 // ServePublic answers on an address of the network until ctx ends, each remote address on a few connections at a time.
 func ServePublic(ctx context.Context, address string, h http.Handler, log *slog.Logger) error {
 	few := func(l net.Listener) net.Listener { return limit(limitEach(l, maxConnsEach), maxConns) }
-	return serveOn(ctx, address, public(h, log), few, log, bindAgain)
+	return serveOn(ctx, tcp(address), public(h, log), few, log, bindAgain)
 }
 
 func public(h http.Handler, log *slog.Logger) *http.Server {
@@ -46,12 +47,13 @@ func ServeProbes(ctx context.Context, address string, h http.Handler, log *slog.
 	if !at.Addr().IsLoopback() {
 		return fmt.Errorf("the address for probes, %s, is not a loopback address such as 127.0.0.1: others than this node could keep kubelet from it", address)
 	}
-	few := func(l net.Listener) net.Listener { return limit(l, maxProbes) }
-	return serveOn(ctx, address, probes(h, log), few, log, bindAgain)
+	few := func(l net.Listener) net.Listener { return newCrowd(l, maxProbes) }
+	return serveOn(ctx, tcp(address), probes(h, log), few, log, bindAgain)
 }
 
 func probes(h http.Handler, log *slog.Logger) *http.Server {
-	s := bounded(h, log)
+	s := bounded(whole(h), log)
+	s.ConnContext = withGuest
 	s.ReadHeaderTimeout, s.ReadTimeout = probeTimeout, probeTimeout
 	s.SetKeepAlivesEnabled(false)
 	return s

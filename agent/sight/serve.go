@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/cosentry/cosentry/criproxy"
 )
 
 // Anyone on the node can connect, and each connection takes a file descriptor of the process that
@@ -30,27 +32,44 @@ type Sources struct {
 	Status func() Status
 }
 
-// Serve answers on address until ctx ends, at most 32 connections at a time. An address that is
+// Serve answers on a loopback address until ctx ends, at most 32 connections at a time. An address that is
 // taken is tried again: sight is no reason for the agent to stop.
 func Serve(ctx context.Context, address string, s Sources, log *slog.Logger) error {
-	return serve(ctx, address, s, log, bindAgain)
+	return serve(ctx, tcp(address), s, log, bindAgain)
 }
 
-func serve(ctx context.Context, address string, s Sources, log *slog.Logger, again time.Duration) error {
+// ServeRoot answers on a unix socket that root alone can connect to, until ctx ends. Its 32 connections are its own: whoever fills
+// an address of the network takes none of them. What a killed agent left there is replaced, and a link is not followed. In a folder that
+// is not there, or not to be written to, it is tried again.
+func ServeRoot(ctx context.Context, socket string, s Sources, log *slog.Logger) error {
+	return serve(ctx, door{socket, func() (net.Listener, error) { return criproxy.ListenOwn(socket) }}, s, log, bindAgain)
+}
+
+func serve(ctx context.Context, at door, s Sources, log *slog.Logger, again time.Duration) error {
 	few := func(l net.Listener) net.Listener { return limit(l, maxConns) }
-	return serveOn(ctx, address, newServer(s, log), few, log, again)
+	return serveOn(ctx, at, newServer(s, log), few, log, again)
 }
 
-// serveOn serves on address what few lets in.
-func serveOn(ctx context.Context, address string, server *http.Server, few func(net.Listener) net.Listener, log *slog.Logger, again time.Duration) error {
+// door is where a server is to be reached.
+type door struct {
+	address string
+	open    func() (net.Listener, error)
+}
+
+func tcp(address string) door {
+	return door{address, func() (net.Listener, error) { return net.Listen("tcp", address) }}
+}
+
+// serveOn serves at a door what few lets in.
+func serveOn(ctx context.Context, at door, server *http.Server, few func(net.Listener) net.Listener, log *slog.Logger, again time.Duration) error {
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	said := ""
 	for ctx.Err() == nil {
-		l, err := net.Listen("tcp", address)
+		l, err := at.open()
 		if err == nil {
 			if said != "" {
-				log.Info("metrics and status are served", "address", address)
+				log.Info("metrics and status are served", "address", at.address)
 				said = ""
 			}
 			err = server.Serve(few(l))
@@ -60,7 +79,7 @@ func serveOn(ctx context.Context, address string, server *http.Server, few func(
 		}
 		if said != err.Error() {
 			said = err.Error()
-			log.Error("metrics and status cannot be served; it is tried again", "address", address, "interval", again, "error", err)
+			log.Error("metrics and status cannot be served; it is tried again", "address", at.address, "interval", again, "error", err)
 		}
 		select {
 		case <-ctx.Done():

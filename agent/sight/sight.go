@@ -1,13 +1,14 @@
-// Package sight lets the node's owner look at a running agent: /metrics, /healthz, /readyz and
-// /status over HTTP on a loopback address, and the client that `cosentry status` uses.
+// Package sight lets the node's owner look at a running agent: /metrics, /healthz, /readyz and /status over HTTP, on a unix socket
+// that root alone can connect to and, for Prometheus and people, on a loopback address; and the clients that cosentry's own commands use.
+//
+// It promises that who is not root on the node answers for nobody: the agent is asked on its socket alone, and where another is
+// asked on loopback, who listens there is looked up first. Whoever fills one address keeps nobody from another.
 //
 // It shows names of policies, images and pods to anyone on the node, and never a credential.
 package sight
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -128,28 +129,4 @@ func (s Sources) handler() http.Handler {
 		_ = enc.Encode(s.Status())
 	})
 	return mux
-}
-
-// maxStatus is the longest status that is read, in bytes: a thousand policies that refer to a dozen things each, all of
-// which fail for long reasons, fit.
-const maxStatus = 16 << 20
-
-// Ask returns the status of the agent that serves on address.
-func Ask(ctx context.Context, address string) (Status, error) {
-	body, err := Server{URL: "http://" + address}.Get(ctx, "/status", maxStatus)
-	var stranger *strangerError
-	var unwilling *StatusError
-	switch {
-	case errors.As(err, &stranger):
-		return Status{}, err
-	case errors.As(err, &unwilling):
-		return Status{}, fmt.Errorf("asking the agent on %s for its status: %w", address, err)
-	case err != nil:
-		return Status{}, fmt.Errorf("no agent answers on %s; is it running, and with the same http.address in its settings? %w", address, err)
-	}
-	var s Status
-	if err := json.Unmarshal(body, &s); err != nil {
-		return Status{}, fmt.Errorf("reading the status of the agent on %s: %w", address, err)
-	}
-	return s, nil
 }

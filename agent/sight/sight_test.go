@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +33,7 @@ func start(t *testing.T, address string, s Sources, log *slog.Logger) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- serve(ctx, address, s, log, 10*time.Millisecond) }()
+	go func() { done <- serve(ctx, tcp(address), s, log, 10*time.Millisecond) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -59,10 +60,7 @@ func TestStatusOfAThousandThingsThatFailIsRead(t *testing.T) {
 		}
 		return st
 	}
-	address := freeAddress(t)
-	start(t, address, s, slog.New(slog.DiscardHandler))
-	eventually(t, "it answers", func() bool { return answers(address) })
-	if st, err := Ask(t.Context(), address); err != nil || len(st.Trust) != 5000 {
+	if st, err := askedAlone(t, s).Status(t.Context()); err != nil || len(st.Trust) != 5000 {
 		t.Errorf("%d things, error %v", len(st.Trust), err)
 	}
 }
@@ -107,8 +105,7 @@ func TestStatusComesBackAsItWas(t *testing.T) {
 		Decisions: map[string]map[string]uint64{"pull": {"allow": 3}},
 		Audit:     Audit{Dir: "/a", Required: true, Sequence: 4, Hash: "h", Fault: "disk full", Queued: 2, Lost: 1},
 	}
-	address := startServing(t, Sources{Metrics: http.NotFoundHandler(), Ready: func() error { return nil }, Status: func() Status { return want }})
-	got, err := Ask(context.Background(), address)
+	got, err := askedAlone(t, Sources{Metrics: http.NotFoundHandler(), Ready: func() error { return nil }, Status: func() Status { return want }}).Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,8 +147,8 @@ func TestNothingElseIsServed(t *testing.T) {
 }
 
 func TestNoAgentIsAnError(t *testing.T) {
-	address := freeAddress(t)
-	if _, err := Ask(context.Background(), address); err == nil || !strings.Contains(err.Error(), "no agent answers on "+address) || !strings.Contains(err.Error(), "http.address") {
+	socket := filepath.Join(t.TempDir(), "a")
+	if _, err := (Agent{socket}).Status(t.Context()); err == nil || !strings.Contains(err.Error(), "no agent answers on "+socket) || !strings.Contains(err.Error(), "listen in its settings") {
 		t.Errorf("got %v", err)
 	}
 }

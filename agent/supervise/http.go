@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/prometheus/common/expfmt"
@@ -15,13 +14,16 @@ import (
 )
 
 const (
-	// pageAge is for how long a page of metrics is given out again.
+	// pageAge is for how long a page is given out again.
 	pageAge = time.Second
-	// pageTimeout bounds the making of one.
-	pageTimeout = 10 * time.Second
+	// askTimeout bounds what the agent and sync are asked. kubelet waits 5 s for a probe, and the reason for its failing is to be known
+	// by then.
+	askTimeout = 3 * time.Second
+	// pageTimeout bounds the making of a page. Two of them, one that is waited for and one that is made, fit in what sight gives an answer.
+	pageTimeout = 4 * time.Second
 )
 
-// page is a page that is made once for all who ask at a time: the agent has few places for connections, and this process
+// page is what is made once for all who ask at a time: the agent has few places for connections, and this process
 // little memory. Whoever can connect must not use them up.
 type page struct {
 	render func(ctx context.Context) ([]byte, error)
@@ -86,49 +88,49 @@ func Metrics(seen func() host.Seen, from Sources) http.Handler {
 // Probes says to kubelet, on /healthz, that the supervisor lives and, on /readyz, that its host is guarded as it was installed.
 func Probes(s *host.Supervisor, agent firsthand.Agent, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
+	begun := time.Now()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		at, what := s.Seen().At, "the host was last looked at "
+		if at.IsZero() {
+			at, what = begun, "the host was not looked at since "
+		}
 		// A mending may take minutes, and is no reason to be ended.
-		if at := s.Seen().At; !at.IsZero() && time.Since(at) > s.RepairTimeout+5*s.Every {
-			http.Error(w, "the host was last looked at "+at.UTC().Format(time.RFC3339), http.StatusServiceUnavailable)
+		if time.Since(at) > s.RepairTimeout+5*s.Every {
+			http.Error(w, what+at.UTC().Format(time.RFC3339), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	mux.Handle("GET /readyz", &readiness{log: log, why: func(ctx context.Context) string { return notReady(ctx, s.Seen(), agent) }})
+	mux.Handle("GET /readyz", newReadiness(log, func(ctx context.Context) string { return notReady(ctx, s.Seen(), agent) }))
 	return mux
 }
 
-// readiness says yes or no, and why not in the log alone: reasons have paths and errors in them.
-type readiness struct {
-	log *slog.Logger
-	why func(context.Context) string
+// readiness says yes or no, and why not in the log alone: reasons have paths and errors in them. Who hangs up before it is known does
+// not keep it from the log, and however many ask, the agent is asked once.
+type readiness struct{ *page }
 
-	mu   sync.Mutex
-	said string
+func newReadiness(log *slog.Logger, why func(context.Context) string) readiness {
+	said := "" // one page is made at a time
+	return readiness{newPage(func(ctx context.Context) ([]byte, error) {
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		now := why(ctx)
+		switch {
+		case now == said:
+		case now == "":
+			log.Info("ready: the host is as it was installed, and the agent is ready")
+		default:
+			log.Warn("not ready", "why", now)
+		}
+		said = now
+		return []byte(now), nil
+	})}
 }
 
-func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	why := r.why(req.Context())
-	if req.Context().Err() == nil { // or the reason is only that nobody waited
-		r.tell(why)
-	}
-	if why != "" {
+func (r readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if why, err := r.get(req.Context()); err != nil || len(why) > 0 {
 		http.Error(w, "not ready; the log says why", http.StatusServiceUnavailable)
 		return
 	}
 	fmt.Fprintln(w, "ok")
-}
-
-// tell logs each reason once.
-func (r *readiness) tell(why string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case why == r.said:
-	case why == "":
-		r.log.Info("ready: the host is as it was installed, and the agent is ready")
-	default:
-		r.log.Warn("not ready", "why", why)
-	}
-	r.said = why
 }

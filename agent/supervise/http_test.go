@@ -4,16 +4,24 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cosentry/cosentry/agent/firsthand"
 	"github.com/cosentry/cosentry/agent/host"
+	"github.com/cosentry/cosentry/agent/sight"
 )
 
 // shown is what a handler answers.
@@ -37,25 +45,22 @@ func TestSuperviseShowsTheNetworkMetricsAlone(t *testing.T) {
 	}
 }
 
+// aged has a page be as old as its readers take it anew.
+func (p *page) aged() { p.at = time.Now().Add(-2 * pageAge) }
+
 // Reasons have paths and errors in them. They are for the log, once each.
 func TestReadinessTellsItsReasonsToTheLogAlone(t *testing.T) {
 	var log bytes.Buffer
-	why := "dropin: /etc/systemd/system/kubelet.service.d/10-cosentry.conf is missing\nagent: dial tcp 127.0.0.1:9477: connection refused"
-	r := &readiness{log: slog.New(slog.NewTextHandler(&log, nil)), why: func(context.Context) string { return why }}
+	why := "dropin: /etc/systemd/system/kubelet.service.d/10-cosentry.conf is missing\nagent: dial unix /run/cosentry/agent.sock: connection refused"
+	r := newReadiness(slog.New(slog.NewTextHandler(&log, nil)), func(context.Context) string { return why })
 	for range 3 {
 		if code, text := shown(t, r, "/readyz"); code != http.StatusServiceUnavailable || text != "not ready; the log says why\n" {
 			t.Errorf("%d: %q", code, text)
 		}
+		r.aged()
 	}
 	if n := strings.Count(log.String(), "10-cosentry.conf is missing"); n != 1 {
 		t.Errorf("the reason was logged %d times:\n%s", n, log.String())
-	}
-	gone, hangUp := context.WithCancel(t.Context())
-	hangUp()
-	why = "asking the agent: context canceled"
-	r.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(gone, http.MethodGet, "/readyz", nil))
-	if strings.Contains(log.String(), "context canceled") {
-		t.Errorf("who hung up is a reason:\n%s", log.String())
 	}
 	why = ""
 	if code, text := shown(t, r, "/readyz"); code != http.StatusOK || text != "ok\n" {
@@ -63,6 +68,91 @@ func TestReadinessTellsItsReasonsToTheLogAlone(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "the agent is ready") {
 		t.Errorf("the log does not say that it is ready again:\n%s", log.String())
+	}
+}
+
+// An agent that hangs: its kernel accepts, and nobody answers. kubelet waits as long as the manifest says, and the log says why.
+func TestWhyAHungAgentIsNotReadyIsLogged(t *testing.T) {
+	from := hostAt(t, "")
+	agentListens(t, from.Agent.Root)
+	var log bytes.Buffer
+	r := newReadiness(slog.New(slog.NewTextHandler(&log, nil)), func(ctx context.Context) string { return notReady(ctx, guarded, from.Agent) })
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp() // it is asked all the same, and by nobody's patience but its own
+	r.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(gone, http.MethodGet, "/readyz", nil))
+	for !strings.Contains(log.String(), "agent.sock") { // who hung up may have been turned away first
+		if code, _ := shown(t, r, "/readyz"); code != http.StatusServiceUnavailable {
+			t.Fatalf("ready by an agent that hangs: %d", code)
+		}
+		r.aged()
+	}
+	if strings.Contains(log.String(), "canceled") {
+		t.Errorf("who hung up is the reason:\n%s", log.String())
+	}
+}
+
+// What is asked has to end within what kubelet waits for a probe by the manifest, and a page that has to wait for another within what
+// the network is given.
+func TestQuestionsEndBeforeWhoAskedHangsUp(t *testing.T) {
+	manifest, err := os.ReadFile(filepath.Join("..", "..", "deploy", "base", "daemonset.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	probe := regexp.MustCompile(`(?s)/readyz, host: 127\.0\.0\.1, port: 9480.*?timeoutSeconds: (\d+)`).FindSubmatch(manifest)
+	if probe == nil {
+		t.Fatal("the manifest has no such probe")
+	}
+	seconds, err := strconv.Atoi(string(probe[1]))
+	if err != nil || askTimeout+time.Second > time.Duration(seconds)*time.Second {
+		t.Errorf("kubelet waits %d s, and the agent may take %v", seconds, askTimeout)
+	}
+	if askTimeout >= pageTimeout || 2*pageTimeout >= 10*time.Second {
+		t.Errorf("a page takes up to %v", pageTimeout)
+	}
+}
+
+// A node on which all hang still shows what is known of it, to who waits for as long as Prometheus does.
+func TestMetricsOfANodeOnWhichAllHang(t *testing.T) {
+	from := hostAt(t, "")
+	agentListens(t, from.Agent.Root)
+	hung, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hung.Close()
+	from.Sync.Address = hung.Addr().String()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	free.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		served <- sight.ServePublic(ctx, address, Metrics(func() host.Seen { return guarded }, from), from.Log)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	for end := time.Now().Add(30 * time.Second); ; {
+		client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+		resp, err := client.Get("http://" + address + "/metrics")
+		if errors.Is(err, syscall.ECONNREFUSED) && time.Now().Before(end) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || !strings.Contains(string(text), "\ncosentry_host_agent_up 0\n") || !strings.Contains(string(text), "\ncosentry_host_sync_up 0\n") {
+			t.Errorf("%v:\n%s", err, text)
+		}
+		return
 	}
 }
 
@@ -107,7 +197,7 @@ func TestOnePageIsMadeAtATime(t *testing.T) {
 	if most != 1 {
 		t.Errorf("%d pages were made at a time", most)
 	}
-	p.at = time.Now().Add(-2 * pageAge)
+	p.aged()
 	before := made
 	if _, err := p.get(t.Context()); err != nil || made != before+1 {
 		t.Errorf("an old page is given out again (%v)", err)
@@ -131,9 +221,10 @@ func TestSupervisorIsAliveWhileItMendsAndNotForever(t *testing.T) {
 		looked  bool
 		want    int
 	}{
-		"it has not looked yet": {0, false, http.StatusOK},
-		"it may be mending":     {time.Hour, true, http.StatusOK},
-		"it looks no more":      {0, true, http.StatusServiceUnavailable},
+		"it begins to look":    {time.Hour, false, http.StatusOK},
+		"its first look hangs": {0, false, http.StatusServiceUnavailable},
+		"it may be mending":    {time.Hour, true, http.StatusOK},
+		"it looks no more":     {0, true, http.StatusServiceUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, end := context.WithCancel(t.Context())

@@ -3,7 +3,6 @@ package supervise
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,7 +12,6 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
-	"github.com/cosentry/cosentry/agent/firsthand"
 	"github.com/cosentry/cosentry/agent/host"
 )
 
@@ -24,6 +22,28 @@ const hostPrefix, syncPrefix = "cosentry_host_", "cosentry_sync_"
 type shows struct {
 	agent bool
 	sync  *bool
+}
+
+// answer is what one of them showed.
+type answer struct {
+	text  []byte
+	asked bool
+	err   error
+}
+
+// ask asks the agent and sync for their metrics, at once: if both hang, what is known of the host is still shown in time.
+func (from Sources) ask(ctx context.Context) (agent, sync answer) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		sync.text, sync.asked, sync.err = from.Sync.Metrics(ctx)
+	}()
+	agent.asked = true
+	agent.text, agent.err = from.Agent.Metrics(ctx)
+	<-asked
+	return agent, sync
 }
 
 // render makes supervise's own metrics, and the agent's and sync's if they show them, in Prometheus' text format.
@@ -47,28 +67,24 @@ func render(ctx context.Context, seen host.Seen, from Sources, noted *reasons) (
 		}
 		return true, nil
 	}
-	var up shows
-	body, err := from.Agent.Metrics(ctx)
-	noted.note("the agent", err)
-	there := err == nil
-	if there {
-		there, err = pass(body, func(name string) bool {
+	agent, sync := from.ask(ctx)
+	noted.note("the agent", agent.err)
+	up := shows{agent: agent.err == nil}
+	var err error
+	if up.agent {
+		up.agent, err = pass(agent.text, func(name string) bool {
 			return !strings.HasPrefix(name, hostPrefix) && !strings.HasPrefix(name, syncPrefix)
 		})
 		if err != nil {
 			return nil, err
 		}
 	}
-	if errors.Is(err, firsthand.ErrNoAddress) {
-		there = from.Agent.Ping(ctx) == nil
-	}
-	up.agent = there
-	if body, asked, err := from.Sync.Metrics(ctx); asked {
-		noted.note("sync", err)
-		there := err == nil
+	if sync.asked {
+		noted.note("sync", sync.err)
+		there := sync.err == nil
 		if there {
 			// What is common to all programs, such as their memory, is the agent's here.
-			if there, err = pass(body, func(name string) bool { return strings.HasPrefix(name, syncPrefix) }); err != nil {
+			if there, err = pass(sync.text, func(name string) bool { return strings.HasPrefix(name, syncPrefix) }); err != nil {
 				return nil, err
 			}
 		}
@@ -138,7 +154,7 @@ func register(r *prometheus.Registry, seen host.Seen, up shows, version string) 
 	for _, err := range []error{
 		gauge("installed", "1 if cosentry is installed on this host and nothing of it is wrong.", is(seen.Phase == host.Installed && seen.Whole() && !seen.Left)),
 		gauge("removed", "1 if cosentry was taken off this host on purpose, and the host is left alone.", is(seen.Left)),
-		gauge("agent_up", "1 if the agent of this host showed its metrics or, where http.address is empty, answered on its socket.", is(up.agent)),
+		gauge("agent_up", "1 if the agent of this host showed its metrics to supervise.", is(up.agent)),
 		gauge("looked_timestamp_seconds", "When the host was last looked at, in seconds since the epoch; 0: not yet.", looked),
 	} {
 		if err != nil {

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,13 +15,7 @@ import (
 
 // Why an agent or sync shows no metrics is what its owner has to know, and once: a page is made for each scrape.
 func TestWhyMetricsCannotBeHadIsLoggedOnce(t *testing.T) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.Addr().String()
-	free.Close()
-	from := hostAt(t, "http: {address: \""+address+"\"}\n")
+	from := hostAt(t, "")
 	var log bytes.Buffer
 	noted := &reasons{log: slog.New(slog.NewTextHandler(&log, nil))}
 	make3 := func() {
@@ -39,13 +31,7 @@ func TestWhyMetricsCannotBeHadIsLoggedOnce(t *testing.T) {
 			t.Errorf("%s: logged %d times:\n%s", who, n, &log)
 		}
 	}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	agent := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "cosentry_policies 3") })}}
-	agent.Start()
-	defer agent.Close()
+	agentOn(t, from.Agent.Root, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "cosentry_policies 3") }))
 	make3()
 	if n := strings.Count(log.String(), `msg="metrics can be had again" of="the agent"`); n != 1 {
 		t.Errorf("that it is back is logged %d times:\n%s", n, &log)

@@ -7,10 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
-
-	"google.golang.org/grpc"
 
 	"github.com/cosentry/cosentry/agent/host"
 	"github.com/cosentry/cosentry/agent/twin"
@@ -22,65 +21,60 @@ func TestHelperForges(t *testing.T) {
 	if text == "" {
 		return
 	}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/readyz" && os.Getenv("REDIRECT") != "" {
-			http.Redirect(w, r, "/elsewhere", http.StatusFound)
-			return
-		}
-		_, _ = w.Write([]byte(text))
-	}))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(text)) }))
 	defer server.Close()
 	twin.Tell(strings.TrimPrefix(server.URL, "http://"))
 }
 
 var guarded = host.Seen{Health: host.Health{Phase: host.Installed}, At: time.Unix(1, 0)}
 
-// While the agent is down anyone on the node can listen where it would, and say that it is ready.
+// Anyone on the node can listen on the agent's loopback address, root of a container in the host's network among them, and say that it
+// is ready. It is not asked there.
 func TestSuperviseBelievesNoStranger(t *testing.T) {
-	_, address := twin.Start(t, "TestHelperForges", twin.Nobody(), "FORGED=cosentry_policies 3\n")
-	from := hostAt(t, "http: {address: \""+address+"\"}\n")
-	if why := notReady(t.Context(), guarded, from.Agent); !strings.Contains(why, "user 65534") {
-		t.Errorf("ready by the word of user 65534: %q", why)
-	}
-	if m := metricsOf(t, guarded, from); m["cosentry_host_agent_up"] != 0 || m["cosentry_policies"] != 0 {
-		t.Errorf("metrics by the word of user 65534: %v", m)
+	for name, who := range map[string]*syscall.SysProcAttr{"another user": twin.Nobody(), "root of a container": nil} {
+		_, address := twin.Start(t, "TestHelperForges", who, "FORGED=cosentry_policies 3\n")
+		from := hostAt(t, "http: {address: \""+address+"\"}\n")
+		if why := notReady(t.Context(), guarded, from.Agent); !strings.Contains(why, "no agent answers") {
+			t.Errorf("ready by the word of %s: %q", name, why)
+		}
+		if m := metricsOf(t, guarded, from); m["cosentry_host_agent_up"] != 0 || m["cosentry_policies"] != 0 {
+			t.Errorf("metrics by the word of %s: %v", name, m)
+		}
 	}
 }
 
-// Not even the agent's own address may send supervise elsewhere.
+// Not even the agent may send supervise elsewhere.
 func TestSuperviseFollowsNoRedirect(t *testing.T) {
-	_, address := twin.Start(t, "TestHelperForges", nil, "FORGED=ok", "REDIRECT=1")
-	from := hostAt(t, "http: {address: \""+address+"\"}\n")
+	from := hostAt(t, "")
+	agentOn(t, from.Agent.Root, http.RedirectHandler("/elsewhere", http.StatusFound))
 	if why := notReady(t.Context(), guarded, from.Agent); !strings.Contains(why, "302") {
 		t.Errorf("ready by a redirect: %q", why)
 	}
 }
 
-// Empty is a good setting: then the agent's socket is what tells.
-func TestAgentWithoutHTTPIsAskedOnItsSocket(t *testing.T) {
-	from := hostAt(t, "http: {address: \"\"}\nlisten: /run/a.sock\n")
-	socket := filepath.Join(from.Agent.Root, "run", "a.sock")
-	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if why := notReady(t.Context(), guarded, from.Agent); !strings.Contains(why, "a.sock") {
+// Empty is a good setting: people and Prometheus have no address then, and supervise asks where it always does.
+func TestAgentWithoutAnAddressIsAskedAsWell(t *testing.T) {
+	from := hostAt(t, "http: {address: \"\"}\n")
+	if why := notReady(t.Context(), guarded, from.Agent); !strings.Contains(why, "agent.sock") {
 		t.Errorf("no socket: %q", why)
 	}
-	if m := metricsOf(t, guarded, from); m["cosentry_host_agent_up"] != 0 {
-		t.Error("up without a socket")
+	unready := true
+	agentOn(t, from.Agent.Root, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if unready {
+			http.Error(w, "no policies are in force", http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = w.Write([]byte("cosentry_policies 3\n"))
+	}))
+	if why := notReady(t.Context(), guarded, from.Agent); !strings.Contains(why, "no policies are in force") {
+		t.Errorf("ready without policies: %q", why)
 	}
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	answering := grpc.NewServer()
-	go func() { _ = answering.Serve(l) }()
-	t.Cleanup(answering.Stop)
+	unready = false
 	if why := notReady(t.Context(), guarded, from.Agent); why != "" {
-		t.Errorf("it answers on its socket: %q", why)
+		t.Errorf("it is ready: %q", why)
 	}
-	if m := metricsOf(t, guarded, from); m["cosentry_host_agent_up"] != 1 {
-		t.Error("not up although it answers on its socket")
+	if m := metricsOf(t, guarded, from); m["cosentry_host_agent_up"] != 1 || m["cosentry_policies"] != 3 {
+		t.Errorf("its metrics: %v", m)
 	}
 	faulty := guarded
 	faulty.Faults = []host.Fault{{What: host.FaultKubelet, Why: "elsewhere"}}

@@ -18,26 +18,48 @@ import (
 	"github.com/cosentry/cosentry/agent/host"
 )
 
-// hostWithAgent is a host's root whose settings lead to an agent that shows these metrics, and whose sync shows none.
+// hostWithAgent is a host's root with an agent that shows these metrics, and whose sync shows none.
 func hostWithAgent(t *testing.T, text string) Sources {
 	t.Helper()
-	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(text)) }))
-	t.Cleanup(agent.Close)
-	return hostAt(t, "http: {address: \""+strings.TrimPrefix(agent.URL, "http://")+"\"}\n")
+	from := hostAt(t, "")
+	agentOn(t, from.Agent.Root, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(text)) }))
+	return from
+}
+
+// agentOn serves as the agent of a host.
+func agentOn(t *testing.T, root string, h http.Handler) {
+	t.Helper()
+	server := &httptest.Server{Listener: agentListens(t, root), Config: &http.Server{Handler: h}}
+	server.Start()
+	t.Cleanup(server.Close)
+}
+
+// agentListens has the kernel accept what comes to the agent of a host.
+func agentListens(t *testing.T, root string) net.Listener {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(root, "run", "agent.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
 }
 
 // hostAt is a host's root with these settings and a folder of the cluster's documents.
 func hostAt(t *testing.T, settings string) Sources {
 	t.Helper()
-	root := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(root, "cluster"), 0o755); err != nil {
+	root, err := os.MkdirTemp("", "h") // short: a socket's path may have 107 bytes
+	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { os.RemoveAll(root) })
 	file := filepath.Join(root, host.ConfigFile)
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		t.Fatal(err)
+	for _, dir := range []string{filepath.Join(root, "cluster"), filepath.Join(root, "run"), filepath.Dir(file)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
-	settings = "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\nclusterPolicies: {dir: /cluster}\n" + settings
+	settings = "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\nlisten: /run/cri.sock\nclusterPolicies: {dir: /cluster}\n" + settings
 	if err := os.WriteFile(file, []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}
