@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -28,6 +30,7 @@ func TestRegistryGone(t *testing.T) {
 
 	for _, restarted := range []bool{false, true} {
 		if restarted {
+			w.waitKept(t, 1)
 			w.agent.Kill()
 			must(t, w.agent.Start())
 		}
@@ -49,9 +52,34 @@ func TestPrivateAfterRestart(t *testing.T) {
 	auth := &runtimeapi.AuthConfig{Username: "reader", Password: "open-sesame"}
 	_, err := w.run(harness.Container{Image: w.image("app:1"), Auth: auth})
 	must(t, err)
+	w.waitKept(t, 1)
 	w.agent.Kill()
 	must(t, w.agent.Start())
 	w.wantRun(t, w.image("app:1"), "private")
+}
+
+// TestStoppedWhileTheRegistryIsGone: an agent that is told to stop writes down what it has just accepted.
+func TestStoppedWhileTheRegistryIsGone(t *testing.T) {
+	w := newWorld(t, nil)
+	w.pushSigned("app:1", "signed")
+	w.wantRun(t, w.image("app:1"), "signed")
+	_, err := w.agent.Stop(20 * time.Second)
+	must(t, err)
+	w.Registry.Stop()
+	must(t, w.agent.Start())
+	w.wantRun(t, w.image("app:1"), "signed")
+}
+
+// waitKept waits until so many images' evidence is on disk. It is written after the pod was let through, and a
+// killed process writes nothing more.
+func (w *world) waitKept(t *testing.T, images int) {
+	t.Helper()
+	must(t, harness.Until(10*time.Second, "evidence to be on disk", func() bool {
+		kept, err := filepath.Glob(filepath.Join(w.agent.EvidenceDir, "*", "index.json"))
+		must(t, err)
+		whole := slices.DeleteFunc(kept, func(path string) bool { return strings.HasPrefix(filepath.Base(filepath.Dir(path)), ".") })
+		return len(whole) == images
+	}))
 }
 
 // TestTamperedEvidence: evidence on disk is judged like evidence from a
@@ -63,6 +91,7 @@ func TestTamperedEvidence(t *testing.T) {
 	evil := w.push("app:2", "evil")
 	w.pullAround(w.image("app:2"))
 	w.Registry.Stop()
+	w.waitKept(t, 1)
 	w.agent.Kill()
 
 	// Every file now speaks of the other digest where it spoke of the signed one.
@@ -116,6 +145,7 @@ func TestSwappedEvidence(t *testing.T) {
 		return err == nil
 	}))
 	w.Registry.Stop()
+	w.waitKept(t, 2)
 	w.agent.Kill()
 	must(t, w.agent.WritePolicy("signed.yaml", w.policy("signed", w.release)))
 	dirs, err := filepath.Glob(filepath.Join(w.agent.EvidenceDir, "*", "index.json"))

@@ -447,6 +447,9 @@ func TestTheQueueIsBounded(t *testing.T) {
 	if q.take() != first || q.take() != nil {
 		t.Fatal("not taken, or twice")
 	}
+	if !q.put(first) || q.bytes != first.Size() || len(q.names) != 0 {
+		t.Error("what is being written waits to be written again")
+	}
 	anew := sized(1, maxKeptAttested-1000)
 	if !q.put(anew) || q.put(sized(2, 10_000)) {
 		t.Error("what is being written does not count")

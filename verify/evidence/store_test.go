@@ -191,6 +191,23 @@ func TestStoreKeepsNoMoreThanItsSize(t *testing.T) {
 	}
 }
 
+func TestWhatWasNotUsedForLongestIsRemoved(t *testing.T) {
+	s := openStore(t, t.TempDir(), 2)
+	keepNow(s, kept(1))
+	keepNow(s, kept(2))
+	if !recalled(s, kept(1)) {
+		t.Fatal("not recalled")
+	}
+	keepNow(s, kept(3))
+	onlyOnDisk(t, s.dir, 1, 3)
+	// And so it is after a restart: the disk knows.
+	if !recalled(s, kept(1)) {
+		t.Fatal("not recalled")
+	}
+	keepNow(openStore(t, s.dir, 2), kept(4))
+	onlyOnDisk(t, s.dir, 1, 4)
+}
+
 func TestNeitherNothingNorTooMuchIsKept(t *testing.T) {
 	s := openStore(t, t.TempDir(), 4)
 	keepNow(s, &Evidence{Repository: "r.example/none", Digest: digest.FromString("n")})

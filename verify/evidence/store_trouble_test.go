@@ -140,7 +140,9 @@ func TestOpenStoreFailsForBadArgumentsAlone(t *testing.T) {
 		}
 	}
 	dir, _ := blocked(t)
-	if s, err := OpenStore(dir, 4, log); err != nil || s == nil {
-		t.Errorf("a folder that cannot be made: %v, %v", s, err)
+	s, err := OpenStore(dir, 4, log)
+	if err != nil {
+		t.Fatalf("a folder that cannot be made: %v", err)
 	}
+	closed(t, s)
 }
