@@ -7,12 +7,8 @@ import (
 	"github.com/cosentry/cosentry/agent/sight"
 )
 
-const (
-	// staleSync is the age of the heartbeat from which on the status is loud about it.
-	staleSync = 10 * time.Minute
-	// maxSkippedRows bounds the rows of documents that are not taken; -o json has more.
-	maxSkippedRows = 10
-)
+// maxSkippedRows bounds the rows of documents that are not taken; -o json has more.
+const maxSkippedRows = 10
 
 // clusterRows tells of the cluster's policies. Nothing is said where the cluster has no say.
 func clusterRows(c *sight.ClusterPolicies, now time.Time, row rower) {
@@ -51,7 +47,7 @@ func clusterRows(c *sight.ClusterPolicies, now time.Time, row rower) {
 		row("SYNC", "%s", c.HeartbeatFault)
 	case c.Heartbeat.IsZero():
 		row("SYNC", "has never said that it is up to date")
-	case age > staleSync:
+	case age > sight.StaleAfter:
 		row("SYNC", "last up to date at %s, %s ago: what has changed in the cluster since then is not known here", c.Heartbeat.Format(time.RFC3339), inDays(age))
 	default:
 		row("sync", "up to date at %s", c.Heartbeat.Format(time.RFC3339))

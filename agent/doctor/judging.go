@@ -10,6 +10,7 @@ import (
 	"github.com/cosentry/cosentry/agent/audit"
 	"github.com/cosentry/cosentry/agent/config"
 	"github.com/cosentry/cosentry/agent/gate"
+	nsfile "github.com/cosentry/cosentry/agent/namespaces"
 	"github.com/cosentry/cosentry/agent/sight"
 	"github.com/cosentry/cosentry/verify/evidence"
 	"github.com/cosentry/cosentry/verify/policy"
@@ -122,9 +123,9 @@ func namespaces(_ context.Context, n *node) Finding {
 	}
 	s := n.status.Namespaces
 	switch s.State {
-	case "missing":
+	case nsfile.Missing:
 		return warn("write it, or have cosentry sync write it", "there is no file %s, so images are judged in all namespaces", s.File)
-	case "broken":
+	case nsfile.Broken:
 		return warn("mend "+s.File, "the namespaces' file cannot be read: %s", s.Fault)
 	}
 	if len(s.Exempt) > 0 {

@@ -42,7 +42,7 @@ func TestFaultsOfJudgingAreNamed(t *testing.T) {
 		}, Fail, "no pod starts", ""},
 		"the cluster's policies broken at start": {"cluster-policies", cluster(sight.ClusterPolicies{State: "broken", Broken: "bad"}), Fail, "every image is refused", "sync"},
 		"the cluster's policies broken":          {"cluster-policies", cluster(sight.ClusterPolicies{State: "broken", Revision: "r", Broken: "bad"}), Fail, "stay in force", "sync"},
-		"the cluster's policies old":             {"cluster-policies", cluster(sight.ClusterPolicies{State: "good", Heartbeat: time.Now().Add(-time.Hour)}), Warn, "up to date", "API server"},
+		"the cluster's policies old":             {"cluster-policies", cluster(sight.ClusterPolicies{State: "good", Heartbeat: time.Now().Add(-sight.StaleAfter - time.Second)}), Warn, "up to date", "API server"},
 		"the cluster's policies unsigned":        {"cluster-policies", cluster(sight.ClusterPolicies{State: "good", SkippedCount: 1, Skipped: []sight.Skipped{{File: "x", Why: "no signature"}}}), Warn, "x: no signature", "policy signed"},
 		"a registry that is away":                {"registries", registry(errors.New("connection refused")), Fail, "registry.example: connection refused", "network"},
 	})

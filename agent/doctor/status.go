@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/cosentry/cosentry/agent/reload"
+	"github.com/cosentry/cosentry/agent/sight"
 )
 
 // sandbox tells of the image that each pod's sandbox is made of. The runtime pulls it by itself, past every gate.
@@ -38,10 +41,6 @@ func sandbox(_ context.Context, n *node) Finding {
 	return good("policy accepts %s", strings.Join(names, ", "))
 }
 
-// staleAfter is the age from which the cluster's policies are worth a word: sync says several times a minute that they are
-// up to date.
-const staleAfter = 15 * time.Minute
-
 // clusterPolicies tells of the policies that cosentry sync brings.
 func clusterPolicies(_ context.Context, n *node) Finding {
 	if n.status == nil {
@@ -53,11 +52,11 @@ func clusterPolicies(_ context.Context, n *node) Finding {
 	}
 	const mend = "see the log of the sync container: kubectl -n cosentry-system logs -l app.kubernetes.io/name=cosentry -c sync"
 	switch {
-	case c.State == "broken" && c.Revision == "":
+	case c.State == reload.ClusterBroken && c.Revision == "":
 		return fail(mend, "the cluster's policies in %s cannot be loaded and none are in force, so every image is refused: %s", c.Dir, c.Broken)
-	case c.State == "broken":
+	case c.State == reload.ClusterBroken:
 		return fail(mend, "the cluster's policies in %s cannot be loaded, those of revision %s stay in force: %s", c.Dir, c.Revision, c.Broken)
-	case c.State == "none":
+	case c.State == reload.ClusterNone:
 		return warn(mend, "no policies of the cluster have come to %s yet: the node's own hold alone", c.Dir)
 	case c.SkippedCount > 0:
 		first := ""
@@ -68,7 +67,7 @@ func clusterPolicies(_ context.Context, n *node) Finding {
 	case c.HeartbeatFault != "":
 		return warn(mend, "how old the cluster's policies are cannot be told: %s", c.HeartbeatFault)
 	}
-	if age := n.now().Sub(c.Heartbeat); c.Heartbeat.IsZero() || age > staleAfter {
+	if age := n.now().Sub(c.Heartbeat); c.Heartbeat.IsZero() || age > sight.StaleAfter {
 		return warn(mend+"; is the API server up?", "the cluster's policies were last known to be up to date at %s; the last ones stay in force", c.Heartbeat.Format(time.RFC3339))
 	}
 	return good("%d policies of the cluster, revision %s", c.Count, c.Revision)

@@ -25,6 +25,10 @@ type ClusterPolicies struct {
 	HeartbeatFault string    `json:"heartbeatFault,omitempty"`
 }
 
+// StaleAfter is the age of the heartbeat from which on whoever shows it is loud about it: sync says several times a minute that it is up
+// to date. An alert, which calls somebody, may wait longer.
+const StaleAfter = 10 * time.Minute
+
 // Skipped is a document of the cluster that is not taken.
 type Skipped struct {
 	File string `json:"file"`
