@@ -106,7 +106,7 @@ func (s *Sync) MetricsHandler() http.Handler {
 func (s *Sync) HealthHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if since := time.Since(time.Unix(0, s.round.Load())); since > hung {
+		if since := time.Since(*s.round.Load()); since > hung {
 			http.Error(w, fmt.Sprintf("the last round ended %s ago", since.Round(time.Second)), http.StatusServiceUnavailable)
 			return
 		}

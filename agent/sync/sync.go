@@ -86,8 +86,10 @@ type Sync struct {
 
 	refs     map[reference]*watchedReference
 	parsed   map[parsedKey]parsed
-	lastWord string       // of the last round, so that nothing is logged twice
-	round    atomic.Int64 // when the last one ended, in Unix nanoseconds
+	lastWord string // of the last round, so that nothing is logged twice
+	// round is when the last one ended, by a clock that nobody sets: a step of the other would make a loop that runs look hung, or one
+	// that hangs look as if it ran.
+	round atomic.Pointer[time.Time]
 }
 
 // pace is how long is waited for what. Tests wait less.
@@ -121,8 +123,13 @@ func New(ctx context.Context, o Options) (*Sync, error) {
 		s.kinds[namespaces] = s.newSource(namespaces, o.API.namesOf(schema.GroupVersionResource{Version: "v1", Resource: namespaces}))
 	}
 	s.metrics.watch(s.kinds)
-	s.round.Store(time.Now().UnixNano())
+	s.roundEnded()
 	return s, nil
+}
+
+func (s *Sync) roundEnded() {
+	now := time.Now()
+	s.round.Store(&now)
 }
 
 func (s *Sync) newSource(name string, calls []calls) *source {
@@ -183,6 +190,6 @@ func (s *Sync) loop(ctx context.Context) {
 		}
 		first = time.Time{}
 		s.update(ctx)
-		s.round.Store(time.Now().UnixNano())
+		s.roundEnded()
 	}
 }

@@ -217,7 +217,7 @@ func TestWhatTheClusterHoldsComesToTheNode(t *testing.T) {
 	n := start(t, a, t.TempDir())
 	n.upToDate()
 	got := n.files()
-	listed, err := nsfile.Parse([]byte(got[cluster.Namespaces]))
+	listed, err := nsfile.Parse([]byte(got[cluster.Namespaces]), false)
 	if err != nil || !cmp.Equal(listed, map[string]bool{"shop": true, "legacy": false}) {
 		t.Errorf("%v, %v", listed, err)
 	}
