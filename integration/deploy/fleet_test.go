@@ -76,20 +76,26 @@ func (f *fleet) kubectl(t *testing.T, input string, args ...string) {
 	}
 }
 
-// apply applies a folder of the manifests with a version of the image, by an overlay as an owner has one.
-func (f *fleet) apply(t *testing.T, folder, version string) {
+// overlay is an empty folder, and the way from there to a folder of the manifests.
+func overlay(t *testing.T, folder string) (dir, there string) {
 	t.Helper()
-	dir := t.TempDir()
+	dir = t.TempDir()
 	target, err := filepath.Abs(filepath.Join(manifests, folder))
 	if err != nil {
 		t.Fatal(err)
 	}
-	there, err := filepath.Rel(dir, target)
-	if err != nil {
+	if there, err = filepath.Rel(dir, target); err != nil {
 		t.Fatal(err)
 	}
-	overlay := fmt.Sprintf("resources: [%s]\nimages: [{name: cosentry.invalid/cosentry, newTag: %s}]\n", there, version)
-	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(overlay), 0o644); err != nil {
+	return dir, there
+}
+
+// apply applies a folder of the manifests with a version of the image, by an overlay as an owner has one.
+func (f *fleet) apply(t *testing.T, folder, version string) {
+	t.Helper()
+	dir, there := overlay(t, folder)
+	text := fmt.Sprintf("resources: [%s]\nimages: [{name: cosentry.invalid/cosentry, newTag: %s}]\n", there, version)
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	f.kubectl(t, "", "apply", "-k", dir)

@@ -1,7 +1,10 @@
 package deploy
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +22,7 @@ func TestRollout(t *testing.T) {
 		{"a first installation comes to all nodes at once", (*fleet).testFirst},
 		{"a bad version stops at the first node, and goes on when that is well", (*fleet).testBad},
 		{"nodes that are not ready come first, and hold up the rest", (*fleet).testSick},
+		{"a first installation is widened by a label", (*fleet).testWiden},
 		{"who gets a pod on GKE", (*fleet).testGKE},
 	}
 	for _, step := range steps {
@@ -64,6 +68,43 @@ func (f *fleet) testSick(t *testing.T) {
 	f.wantHeld(t, "four", sick...)
 	f.well = all
 	f.wantCount(t, "four", len(sick)+1)
+}
+
+// testWiden takes the overlay that docs/operations.md shows, with base for what it begins from.
+func (f *fleet) testWiden(t *testing.T) {
+	f.remove(t)
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, there := strings.Cut(string(text), "`deploy/overlays/mine/kustomization.yaml`:\n\n   ```yaml\n")
+	shown, _, ends := strings.Cut(after, "\n   ```\n")
+	if !there || !ends || !strings.Contains(shown, "- ../gke ") {
+		t.Fatal("docs/operations.md shows no overlay")
+	}
+	settings, err := os.ReadFile(manifests + "base/config.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, base := overlay(t, "base")
+	files := map[string]string{"config.yaml": string(settings), "release.yaml": "# a policy",
+		"kustomization.yaml": strings.Replace(strings.ReplaceAll("\n"+shown, "\n   ", "\n"), "- ../gke ", "- "+base+" ", 1)}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.kubectl(t, "", "apply", "-k", dir)
+	const (
+		image = "registry.example/cosentry/cosentry@sha256:0000000000000000000000000000000000000000000000000000000000000000"
+		label = "node-restriction.kubernetes.io/cosentry-install=true"
+	)
+	f.wantHeld(t, image)
+	f.kubectl(t, "", "label", "node", "node-2", label)
+	f.wantOn(t, image, "node-2")
+	f.wantHeld(t, image, "node-2")
+	f.kubectl(t, "", "label", "nodes", "--all", label)
+	f.wantOn(t, image, f.nodes...)
 }
 
 func (f *fleet) testGKE(t *testing.T) {
