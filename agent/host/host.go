@@ -70,7 +70,6 @@ type Systemd interface {
 
 // Jobs are done when their methods return, or have failed.
 type Jobs interface {
-	Start(ctx context.Context, unit string) error
 	Stop(ctx context.Context, unit string) error
 	Restart(ctx context.Context, unit string) error
 	Links

@@ -39,8 +39,6 @@ type Seen struct {
 	At time.Time
 	// Repaired and Failed count mendings.
 	Repaired, Failed int
-	// Last is why the last mending failed; empty if it did not.
-	Last string
 }
 
 // Seen is what it knows now.
@@ -192,12 +190,12 @@ func (s *Supervisor) repair(ctx context.Context, p *pace, faults []Fault) {
 	if err == nil {
 		p.delay, p.after = 0, time.Time{}
 		p.note(faults, 3*s.Every, s.Longest)
-		s.know(func(now *Seen) { now.Repaired++; now.Last = "" })
+		s.know(func(now *Seen) { now.Repaired++ })
 		s.Log.Info("the host was mended")
 		return
 	}
 	p.delay = min(max(2*p.delay, s.Every), s.Longest)
 	p.after = p.clock().Add(p.delay)
-	s.know(func(now *Seen) { now.Failed++; now.Last = err.Error() })
+	s.know(func(now *Seen) { now.Failed++ })
 	s.Log.Error("the host could not be mended; it is tried again", "after", p.delay, "error", err)
 }

@@ -28,9 +28,8 @@ const (
 // boot is what the first process is told.
 type boot struct {
 	Name   string
-	Layers string // folder with image/, upper/, work/, disk/
-	Cgroup string // below every hierarchy
-	Lower  []string
+	Layers string            // folder with image/, upper/, work/, disk/
+	Cgroup string            // below every hierarchy
 	Binds  map[string]string // path on the machine to path here
 }
 

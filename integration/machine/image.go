@@ -32,7 +32,6 @@ const (
 const (
 	RuntimeSocket = "/run/containerd/containerd.sock"
 	Manifests     = "/etc/kubernetes/manifests"
-	CertsDir      = "/etc/containerd/certs.d"
 	Kubeconfig    = "/etc/kubernetes/kubelet.conf"
 )
 

@@ -26,7 +26,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -94,9 +93,6 @@ type Service struct {
 	addr    string
 	handler http.Handler
 	server  *http.Server
-
-	mu       sync.Mutex
-	requests []string
 }
 
 func serve(handler http.Handler) (*Service, error) {
@@ -127,20 +123,8 @@ func (s *Service) Stop() { _ = s.server.Close() }
 
 // ServeHTTP implements [http.Handler].
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	s.requests = append(s.requests, r.Method+" "+r.URL.RequestURI())
-	s.mu.Unlock()
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<20)
 	s.handler.ServeHTTP(w, r)
-}
-
-// Requests returns what was asked since the last call, as "METHOD /path?query".
-func (s *Service) Requests() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	requests := s.requests
-	s.requests = nil
-	return requests
 }
 
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }

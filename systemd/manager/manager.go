@@ -113,11 +113,6 @@ func (m *Manager) Disable(ctx context.Context, units ...string) error {
 	})
 }
 
-// Start starts a unit, and waits until it runs: with Type=notify until it said that it is ready.
-func (m *Manager) Start(ctx context.Context, unit string) error {
-	return m.job(ctx, "starting", unit, (*systemd.Conn).StartUnitContext)
-}
-
 // Stop stops a unit, and waits until it has stopped. A unit that is not there is no error.
 func (m *Manager) Stop(ctx context.Context, unit string) error {
 	err := m.job(ctx, "stopping", unit, (*systemd.Conn).StopUnitContext)
@@ -127,7 +122,7 @@ func (m *Manager) Stop(ctx context.Context, unit string) error {
 	return err
 }
 
-// Restart stops a unit if it runs, starts it, and waits until it runs.
+// Restart stops a unit if it runs, starts it, and waits until it runs: with Type=notify until it said that it is ready.
 func (m *Manager) Restart(ctx context.Context, unit string) error {
 	return m.job(ctx, "restarting", unit, (*systemd.Conn).RestartUnitContext)
 }

@@ -41,18 +41,8 @@ func NewSet(all ...Documents) (*Set, error) {
 // Policies returns the policies in order of their names.
 func (s *Set) Policies() []*Policy { return slices.Clone(s.policies) }
 
-// TrustRoots returns the TrustRoots in order of their names.
+// TrustRoots returns the TrustRoots in order of their names. A policy may name one that is not among them.
 func (s *Set) TrustRoots() []*TrustRoot { return slices.Clone(s.trustRoots) }
-
-// TrustRoot returns the TrustRoot of a name. A policy may name one that is not there, or not in a document.
-func (s *Set) TrustRoot(name string) (*TrustRoot, bool) {
-	for _, t := range s.trustRoots {
-		if t.Name == name {
-			return t, true
-		}
-	}
-	return nil, false
-}
 
 // Documents returns what the set was made of.
 func (s *Set) Documents() Documents {

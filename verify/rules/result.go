@@ -12,7 +12,8 @@ import (
 type Result struct {
 	// AuthorityMatches has one entry for each authority that passed, by its name.
 	AuthorityMatches map[string]AuthorityMatch `json:"authorityMatches,omitempty"`
-	// Config holds the image's config files by [Platform], where the policy says fetchConfigFile.
+	// Config holds the image's config files where the policy says fetchConfigFile, by platform: os/architecture[/variant], and the version
+	// of the operating system after a colon where the file has one.
 	Config map[string]*v1.ConfigFile `json:"config,omitempty"`
 	// Metadata is set where the policy says includeObjectMeta, and Type where it says includeTypeMeta.
 	Metadata *ObjectMeta `json:"metadata,omitempty"`
@@ -79,9 +80,3 @@ type TypeMeta struct {
 
 // Pod is the TypeMeta of all that a node creates.
 func Pod() *TypeMeta { return &TypeMeta{Kind: "Pod", APIVersion: "v1"} }
-
-// Platform is the key of a config file in [Result]: os/architecture[/variant], and the version of the operating system
-// after a colon where the file has one.
-func Platform(c *v1.ConfigFile) string {
-	return v1.Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant, OSVersion: c.OSVersion}.String()
-}

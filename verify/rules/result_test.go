@@ -35,7 +35,7 @@ func TestAResultIsWrittenAsPolicyControllerDoes(t *testing.T) {
 			Metadata: &rules.ObjectMeta{Name: "web", Namespace: "shop", UID: "u", Labels: map[string]string{"app": "web"}, Annotations: map[string]string{"a": "b"}},
 			Type:     rules.Pod()},
 			`{"metadata":{"name":"web","namespace":"shop","uid":"u","labels":{"app":"web"},"annotations":{"a":"b"}},"typemeta":{"kind":"Pod","apiVersion":"v1"}}`},
-		"config": {rules.Result{Config: map[string]*v1.ConfigFile{rules.Platform(config): config}},
+		"config": {rules.Result{Config: map[string]*v1.ConfigFile{"linux/arm/v7": config}},
 			`{"config":{"linux/arm/v7":{"architecture":"arm","created":"0001-01-01T00:00:00Z","os":"linux","rootfs":{"type":"","diff_ids":null},"config":{"User":"1000"},"variant":"v7"}}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -54,18 +54,5 @@ func TestAResultIsWrittenAsPolicyControllerDoes(t *testing.T) {
 				t.Error(diff)
 			}
 		})
-	}
-}
-
-func TestAPlatformIsNamedAsPolicyControllerDoes(t *testing.T) {
-	for want, c := range map[string]v1.ConfigFile{
-		"linux/amd64":                    {OS: "linux", Architecture: "amd64"},
-		"linux/arm/v6":                   {OS: "linux", Architecture: "arm", Variant: "v6"},
-		"windows/amd64:10.0.20348.1":     {OS: "windows", Architecture: "amd64", OSVersion: "10.0.20348.1"},
-		"windows/amd64:10.0.20348.1234.": {OS: "windows", Architecture: "amd64", OSVersion: "10.0.20348.1234.", OSFeatures: []string{"win32k"}},
-	} {
-		if got := rules.Platform(&c); got != want {
-			t.Errorf("%q, want %q", got, want)
-		}
 	}
 }

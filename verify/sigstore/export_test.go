@@ -12,3 +12,6 @@ func AllWords() []string {
 	}
 	return all
 }
+
+// Reason is the most telling one among the pieces that were refused. It says nothing about those accepted.
+func (t Tally) Reason() Reason { return t.refusal.reason }

@@ -131,9 +131,6 @@ func (t *Tally) note(r *refusal) {
 	}
 }
 
-// Reason is the most telling one among the pieces that were refused. It says nothing about those accepted.
-func (t Tally) Reason() Reason { return t.refusal.reason }
-
 // maxDetail bounds a stranger's words in a reason, in bytes.
 const maxDetail = 80
 
