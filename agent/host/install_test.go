@@ -3,6 +3,7 @@ package host_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -136,6 +137,71 @@ func TestWhatDoesNotProveItselfIsUndone(t *testing.T) {
 			}
 			if u := w.units["cosentry.service"]; u != nil && u.pid != 0 {
 				t.Error("the agent still runs")
+			}
+		})
+	}
+}
+
+// TestKubeletThatCannotBeHeardIsNoFailure: any user can take the address at which kubelet says that it is well, when that is restarted. What
+// systemd and the kernel say has to do then, with a warning, when cosentry is installed, mended and taken off.
+func TestKubeletThatCannotBeHeardIsNoFailure(t *testing.T) {
+	w := newWorld(t)
+	before := w.tree()
+	stranger := fmt.Errorf("%w: who answers is user 65534", host.ErrUntold)
+	w.stop = func(job string) error {
+		if job == "start kubelet.service" {
+			w.unwell = stranger
+		}
+		return nil
+	}
+	warned := func(what string, err error) {
+		t.Helper()
+		must(t, err)
+		if !strings.Contains(w.out.String(), "warning: whether kubelet is well cannot be told: who answers is user 65534") {
+			t.Errorf("%s: no warning:\n%s", what, &w.out)
+		}
+		w.out.Reset()
+	}
+	warned("installed", w.install("v1"))
+	w.wantInstalled("v1")
+	warned("upgraded", w.install("v2"))
+	w.wantInstalled("v2")
+	warned("taken off", w.host("v2").Uninstall(t.Context(), true))
+	if diff := cmp.Diff(before, w.tree()); diff != "" || w.told != theirSocket {
+		t.Errorf("kubelet uses %q, and the host is not as it was:\n%s", w.told, diff)
+	}
+	w.unwell = stranger // and one who was there first
+	warned("installed where it was never heard", w.install("v1"))
+	w.wantInstalled("v1")
+}
+
+// TestKubeletThatIsNotWellIsUndone: what root says there counts, and a kubelet that nobody hears still has to run, and to use the agent.
+func TestKubeletThatIsNotWellIsUndone(t *testing.T) {
+	for name, spoil := range map[string]func(w *world){
+		"it says that it is not well": func(w *world) { w.unwell = errors.New("it says 500") },
+		"it ends again and again":     func(w *world) { w.unwell, w.flaps = host.ErrUntold, true },
+		"it goes another way":         func(w *world) { w.unwell, w.told = host.ErrUntold, theirSocket },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			restarts := 0
+			w.stop = func(job string) error {
+				if job != "start kubelet.service" {
+					return nil
+				}
+				restarts++
+				w.unwell, w.flaps, w.started = nil, false, nil
+				if restarts == 1 { // and not when it is back on the runtime
+					w.started = func() { spoil(w) }
+				}
+				return nil
+			}
+			err := w.install("v1")
+			if err == nil || !strings.HasSuffix(err.Error(), "everything is as it was before") {
+				t.Fatalf("error %v", err)
+			}
+			if w.told != theirSocket || restarts != 2 {
+				t.Errorf("kubelet uses %q after %d restarts", w.told, restarts)
 			}
 		})
 	}

@@ -42,6 +42,9 @@ type world struct {
 	unready []string
 	// unwell is what kubelet's address of health says of one that runs.
 	unwell error
+	// started is called when a kubelet was; flaps says that each look finds another.
+	started func()
+	flaps   bool
 	// unsure says that nobody can tell that kubelet is not connected.
 	unsure bool
 }
