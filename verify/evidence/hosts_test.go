@@ -277,10 +277,14 @@ func TestObserve(t *testing.T) {
 		}
 	}})
 	want(t, fetch(t, f, r.host+"/app", evidence.Credentials{Username: "user", Password: "pass"}), 1)
-	for _, one := range []string{"signature tag 401", "signature tag 200", "referrers 200", "referrers tag 404", "blob 200", "token 200"} {
+	for _, one := range []string{"signature tag 200", "referrers 200", "referrers tag 404", "blob 200", "token 200"} {
 		if seen[one] == 0 {
 			t.Errorf("%s was not observed among %v", one, seen)
 		}
+	}
+	// Whichever is first is asked for a token.
+	if seen["signature tag 401"]+seen["referrers 401"]+seen["referrers tag 401"] == 0 {
+		t.Errorf("no refusal was observed among %v", seen)
 	}
 }
 

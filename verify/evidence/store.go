@@ -89,7 +89,7 @@ func OpenStore(dir string, size int, log *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	go s.run()
+	s.start()
 	return s, nil
 }
 

@@ -29,7 +29,7 @@ func (s stuck) hang() {
 // running gives s its writer, until the test is over.
 func running(t *testing.T, s *Store) *Store {
 	t.Helper()
-	go s.run()
+	s.start()
 	t.Cleanup(func() { closed(t, s) })
 	return s
 }
@@ -115,7 +115,7 @@ func TestAStoreIsClosedBeforeStockWasTaken(t *testing.T) {
 	s := unopened(t, dir, 8, slog.New(slog.DiscardHandler))
 	looked := 0
 	s.disk.measure = func(dir string) (time.Time, int64, error) { looked++; disk.hang(); return onDisk(dir) }
-	go s.run()
+	s.start()
 	<-disk.entered
 	s.Keep(kept(5))
 	gone, cancel := context.WithCancel(t.Context())
@@ -240,7 +240,7 @@ func TestADiskThatHangsOnWritesHoldsNobody(t *testing.T) {
 	dir, disk, log := folderWith(t, 1), newStuck(), &lines{}
 	s := unopened(t, dir, 1000, log.logger())
 	s.disk.save = func(e *Evidence, dir string) error { disk.hang(); return e.Save(dir) }
-	go s.run()
+	s.start()
 	s.Keep(kept(1))
 	<-disk.entered
 	const more = 10

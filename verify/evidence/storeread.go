@@ -51,19 +51,18 @@ func (s *Store) bounded(ctx context.Context, read func() *Evidence) (*Evidence, 
 	if err := s.enter(ctx); err != nil {
 		return nil, err
 	}
-	found := make(chan *Evidence, 1) // without a reader if it was given up
+	found := make(chan *Evidence, 1) // which nobody may take
 	var over, givenUp bool           // under mu
-	go func() {
-		defer func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if over = true; givenUp {
-				s.abandoned--
-			}
-			<-s.readers
-		}()
-		found <- read()
-	}()
+	var e *Evidence
+	begin(s.log, "reading kept evidence", func() error { e = read(); return nil }, func(error) {
+		found <- e
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if over = true; givenUp {
+			s.abandoned--
+		}
+		<-s.readers
+	})
 	select {
 	case e := <-found:
 		return e, nil
@@ -162,7 +161,7 @@ func (s *Store) look(name string) (waiting *Evidence, e *entry, there bool) {
 }
 
 func (s *Store) readEntry(path string, q Question) (e *Evidence, err error) {
-	// A goroutine of its own, in which a panic would end the agent.
+	// What makes a parser panic is of no more use than what it refuses.
 	err = rescue.Do(s.log, "reading kept evidence", func() (err error) {
 		e, err = s.disk.read(path)
 		return err

@@ -28,16 +28,24 @@ var (
 	errUncounted = errors.New("what is in the folder is still being counted, and there may be no room")
 )
 
-// run is the one goroutine that writes, removes, and takes stock.
-func (s *Store) run() {
-	defer close(s.done)
+// start begins the one goroutine that writes, removes, and takes stock.
+func (s *Store) start() {
+	begin(s.log, "keeping evidence", s.run, func(err error) {
+		if err != nil {
+			s.log.Error("evidence is not kept on disk until the agent starts again", "folder", s.dir, "error", err)
+		}
+		close(s.done)
+	})
+}
+
+func (s *Store) run() error {
 	for {
 		s.work()
 		select {
 		case <-s.wake:
 		case <-s.stop:
 			s.work()
-			return
+			return nil
 		}
 	}
 }
