@@ -321,7 +321,8 @@ func TestResolvingIsSaidOnce(t *testing.T) {
 }
 
 func TestStatusWithoutAnAgent(t *testing.T) {
-	config := write(t, filepath.Join(t.TempDir(), "c.yaml"), "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\nhttp: {address: \"127.0.0.1:1\"}\n")
+	dir := t.TempDir()
+	config := write(t, filepath.Join(dir, "c.yaml"), "apiVersion: cosentry.dev/v1alpha1\nkind: NodeConfig\nlisten: "+dir+"/cri.sock\n")
 	if _, errs, code := command(t, "status", "--config", config); code != 2 || !strings.Contains(errs, "no agent answers") {
 		t.Errorf("exit %d\n%s", code, errs)
 	}
