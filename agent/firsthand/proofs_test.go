@@ -63,7 +63,10 @@ func TestKubeletsHealthIsTheWordOfRootAlone(t *testing.T) {
 		"nobody":                  {nobody, "connection refused"},
 		"one who is silent":       {silent.Addr().String(), "deadline exceeded"},
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		ctx, cancel := t.Context(), context.CancelFunc(func() {})
+		if c.address == silent.Addr().String() {
+			ctx, cancel = context.WithTimeout(ctx, 300*time.Millisecond) // nobody wants to wait for the real one
+		}
 		if err := (Proofs{Healthz: "http://" + c.address + "/healthz"}).Healthy(ctx); !errors.Is(err, host.ErrUntold) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
