@@ -80,15 +80,15 @@ func Dial(endpoint string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 	}, opts...)...)
 }
 
-// dialRaw prepares the connection over which calls are forwarded.
-func dialRaw(endpoint string) (*grpc.ClientConn, error) {
-	return Dial(endpoint,
+// dialRaw prepares the connection over which calls are forwarded. Options given here come last and win.
+func dialRaw(endpoint string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
+	return Dial(endpoint, append([]grpc.DialOption{
 		grpc.WithIdleTimeout(0),
 		grpc.WithStaticStreamWindowSize(window),
 		grpc.WithStaticConnWindowSize(window),
 		grpc.WithDisableRetry(),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})),
-	)
+	}, opts...)...)
 }
 
 // keepConnected reconnects whenever the connection is lost, until ctx ends.
