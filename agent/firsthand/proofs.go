@@ -52,16 +52,9 @@ func judged(r canary.Result, mode config.Mode) error {
 
 // Connected says whether the kubelet of the unit is a client of the socket. Another process in its control group is not it.
 func (p Proofs) Connected(ctx context.Context, socket, unit string) (bool, error) {
-	s, err := peers.Inspect(ctx, p.Root, socket)
-	if err != nil {
-		return false, err
-	}
-	for _, c := range s.Clients {
-		if c.Unit == unit && c.IsKubelet() {
-			return true, nil
-		}
-	}
-	return false, nil
+	return peers.Connected(ctx, p.Root, socket, func(process peers.Process) bool {
+		return process.Unit == unit && process.IsKubelet()
+	})
 }
 
 // Ready asks the agent.
