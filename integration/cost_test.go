@@ -16,7 +16,9 @@ import (
 // TestRequestsPerDecision counts what the registry sees of decisions about
 // images that are on the node, so that nobody but cosentry asks it.
 func TestRequestsPerDecision(t *testing.T) {
-	w := newWorld(t, nil)
+	w := newWorld(t, func(_ *world, s *harness.Settings) {
+		s.Edit = func(config map[string]any) { config["cache"] = map[string]any{"denyTTL": "1h"} }
+	})
 	w.pushSigned("warm-up:1", "the registry has been talked to")
 	w.wantRun(t, w.image("warm-up:1"), "the registry has been talked to")
 	pod := w.pod()
@@ -61,22 +63,30 @@ func TestRequestsPerDecision(t *testing.T) {
 // TestMemoryAtRest reads the resident memory that is cosentry's own, after some work. What that took is given back
 // within a minute; what is at rest is what remains then.
 func TestMemoryAtRest(t *testing.T) {
-	w := newWorld(t, nil)
+	// Each processor has buffers of its own: what is measured must not depend on how many this machine has.
+	w := newWorld(t, func(_ *world, s *harness.Settings) { s.Env = append(s.Env, "GOMAXPROCS=2") })
 	w.pushSigned("app:1", "signed")
 	for range 3 {
 		w.wantRun(t, w.image("app:1"), "signed")
 	}
-	const aim = 40 << 10 // KiB
-	deadline := time.Now().Add(2 * time.Minute)
-	kib := memoryOf(t, w.agent.PID())
-	t.Logf("after work: resident %d KiB, of which anonymous %d, mapped from files %d", kib["VmRSS"], kib["RssAnon"], kib["RssFile"])
-	for kib["VmRSS"] > aim && time.Now().Before(deadline) {
-		time.Sleep(time.Second)
+	// In KiB; 40 MiB together, as docs/operations.md says. What is mapped from files are pages of the program, of which the kernel maps
+	// more at a time where pages are larger.
+	const anonymous, mapped = 16 << 10, 24 << 10
+	var kib map[string]int
+	look := func(when string) {
 		kib = memoryOf(t, w.agent.PID())
+		if when != "" {
+			t.Logf("%s: resident %d KiB, of which anonymous %d, mapped from files %d", when, kib["VmRSS"], kib["RssAnon"], kib["RssFile"])
+		}
 	}
-	t.Logf("at rest: resident %d KiB, of which anonymous %d, mapped from files %d", kib["VmRSS"], kib["RssAnon"], kib["RssFile"])
-	if kib["VmRSS"] == 0 || kib["VmRSS"] > aim {
-		t.Errorf("resident memory is %d KiB, want less than 40 MiB", kib["VmRSS"])
+	look("after work")
+	err := harness.Until(2*time.Minute, "what the work took to be given back", func() bool {
+		look("")
+		return kib["VmRSS"] > 0 && kib["RssAnon"] <= anonymous && kib["RssFile"] <= mapped
+	})
+	look("at the end")
+	if err != nil {
+		t.Errorf("%v: want at most %d KiB anonymous, and %d mapped from files", err, anonymous, mapped)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,19 +20,36 @@ import (
 
 const (
 	verifyLimit = 3 * time.Second
-	// answerIn is the deadline for an answer: far above verifyLimit, as it does not matter how fast this machine is, and below the ten
-	// seconds that one request to a registry may take, or an answer could come although verifyLimit is not heeded.
+	// answerIn is how long after the first request that was tampered with an answer may come. By then part of verifyLimit is over, so this
+	// is far above it, as it does not matter how fast this machine is; and it is below the ten seconds that one request to a registry may
+	// take, or an answer could come although verifyLimit is not heeded.
 	answerIn = 9 * time.Second
 )
 
-// inTime makes a call and fails the test if it gets no answer.
-func inTime(t *testing.T, call func(ctx context.Context) error) error {
+// inTime makes a call while the requests that on selects are tampered with, and fails the test if there are none, or if no answer comes
+// in time after the first.
+func (w *world) inTime(t *testing.T, on func(*http.Request) bool, tamper harness.Intercept, call func(ctx context.Context) error) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), answerIn)
+	var begun atomic.Pointer[time.Time]
+	w.Registry.SetIntercept(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+		if !on(r) {
+			next.ServeHTTP(rw, r)
+			return
+		}
+		now := time.Now()
+		begun.CompareAndSwap(nil, &now)
+		tamper(rw, r, next)
+	})
+	defer w.Registry.SetIntercept(nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	err := call(ctx)
-	if ctx.Err() != nil {
-		t.Fatalf("no answer within %s: %v", answerIn, err)
+	answered := time.Now()
+	switch at := begun.Load(); {
+	case at == nil:
+		t.Fatalf("no request was tampered with: %v", err)
+	case answered.Sub(*at) > answerIn:
+		t.Fatalf("an answer only %s after the first request that was tampered with: %v", answered.Sub(*at), err)
 	}
 	return err
 }
@@ -157,21 +175,13 @@ func TestHostileRegistry(t *testing.T) {
 				path := fmt.Sprintf("%s-%d:1", form, i)
 				digest := w.push(path, path)
 				must(t, sign(w.release, t.Context(), w.Registry, digest))
-				w.Registry.SetIntercept(func(rw http.ResponseWriter, r *http.Request, next http.Handler) {
-					if h.on(r.Method+" "+r.URL.Path, digest) {
-						h.tamper(rw, r, next)
-						return
-					}
-					next.ServeHTTP(rw, r)
-				})
-				defer w.Registry.SetIntercept(nil)
-				err := inTime(t, func(ctx context.Context) error {
+				on := func(r *http.Request) bool { return h.on(r.Method+" "+r.URL.Path, digest) }
+				err := w.inTime(t, on, h.tamper, func(ctx context.Context) error {
 					_, err := w.kubelet.Pull(ctx, pod, w.image(path), nil)
 					return err
 				})
 				h.want(t, err)
 				w.wantAbsent(t, w.image(path))
-				w.Registry.SetIntercept(nil)
 				must(t, harness.Until(10*time.Second, "the image to be accepted again", func() bool {
 					_, err = w.kubelet.Pull(t.Context(), pod, w.image(path), nil)
 					return err == nil
@@ -264,13 +274,12 @@ func TestCreateWhileTheRegistryHangs(t *testing.T) {
 	w.pushSigned("app:1", "signed")
 	ref := w.pullAround(w.image("app:1"))
 	pod := w.pod()
-	w.Registry.SetIntercept(hang)
-	err := inTime(t, func(ctx context.Context) error {
+	all := func(*http.Request) bool { return true }
+	err := w.inTime(t, all, hang, func(ctx context.Context) error {
 		_, err := w.kubelet.Create(ctx, pod, harness.Container{Name: "main", Image: w.image("app:1")}, ref, nil)
 		return err
 	})
 	wantUnavailable(t, err)
-	w.Registry.SetIntercept(nil)
 	must(t, harness.Until(20*time.Second, "the image to be accepted again", func() bool {
 		_, err = w.kubelet.Create(t.Context(), pod, harness.Container{Name: "main", Image: w.image("app:1")}, ref, nil)
 		return err == nil

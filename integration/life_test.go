@@ -206,7 +206,7 @@ func TestRuntimeDownAndBack(t *testing.T) {
 		}
 		must(t, w.Containerd.Start(t.Context()))
 		back := time.Now()
-		must(t, harness.Until(time.Second, "calls to succeed after the runtime's return", func() bool {
+		must(t, harness.Until(20*time.Second, "calls to succeed after the runtime's return", func() bool {
 			_, err := w.kubelet.Runtime.Version(t.Context(), &runtimeapi.VersionRequest{})
 			return err == nil
 		}))
@@ -228,7 +228,7 @@ func TestStartedBeforeTheRuntime(t *testing.T) {
 		t.Errorf("a call before the runtime is there: %v, want code Unavailable", err)
 	}
 	must(t, w.Containerd.Start(t.Context()))
-	must(t, harness.Until(time.Second, "calls to succeed", func() bool {
+	must(t, harness.Until(20*time.Second, "calls to succeed", func() bool {
 		_, err := w.kubelet.Runtime.Version(t.Context(), &runtimeapi.VersionRequest{})
 		return err == nil
 	}))

@@ -20,6 +20,10 @@ import (
 	"github.com/cosentry/cosentry/integration/harness"
 )
 
+// patience is how long a part of the cluster may take to come up, or a pod, or a pod to be refused: image, sandbox and kubelet's own
+// back-off, on a machine that does other things as well.
+const patience = 2 * time.Minute
+
 const (
 	// serviceAddress is the first of the service range, which the API server takes for the service `kubernetes`.
 	serviceAddress = "10.97.0.1"
@@ -64,7 +68,7 @@ func StartControlPlane(ctx context.Context, tools harness.Tools, dir string) (*C
 	if err := c.startControllers(); err != nil {
 		return nil, err
 	}
-	err := eventually(ctx, 30*time.Second, "service account default", func(ctx context.Context) error {
+	err := eventually(ctx, patience, "service account default", func(ctx context.Context) error {
 		return c.Get(ctx, "/api/v1/namespaces/default/serviceaccounts/default", nil)
 	})
 	if err != nil {
@@ -148,7 +152,7 @@ func (c *ControlPlane) startEtcd() error {
 		return err
 	}
 	c.processes = append(c.processes, etcd)
-	return etcd.WaitReady(30*time.Second, func() bool { return answers(http.DefaultClient, "http://"+etcdAddress+"/health") })
+	return etcd.WaitReady(patience, func() bool { return answers(http.DefaultClient, "http://"+etcdAddress+"/health") })
 }
 
 // StartAPI starts the API server, again after StopAPI, and waits until it is ready.
@@ -167,7 +171,7 @@ func (c *ControlPlane) StartAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.api.WaitReady(90*time.Second, func() bool { return ctx.Err() != nil || answers(c.client, c.Server+"/readyz") })
+	return c.api.WaitReady(patience, func() bool { return ctx.Err() != nil || answers(c.client, c.Server+"/readyz") })
 }
 
 // StopAPI ends the API server: the cluster has no front door until StartAPI.

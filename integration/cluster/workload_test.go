@@ -11,10 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// patience is how long a pod may take to come up, or to be refused: image, sandbox and kubelet's own back-off, on a
-// machine that does other things as well.
-const patience = 2 * time.Minute
-
 // deployment is one that runs image until it is deleted, or that a claim of the test's finds refused.
 func deployment(namespace, name, image string) string {
 	return fmt.Sprintf(`apiVersion: apps/v1

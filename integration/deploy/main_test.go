@@ -35,7 +35,12 @@ func tools(t *testing.T) harness.Tools {
 // render is what `kubectl kustomize` makes of a folder of deploy/, one object each.
 func render(t *testing.T, name string) []string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), tools(t).Path("kubectl"), "kustomize", manifests+name)
+	return renderAt(t, manifests+name)
+}
+
+func renderAt(t *testing.T, name string) []string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), tools(t).Path("kubectl"), "kustomize", name)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -51,9 +56,14 @@ func render(t *testing.T, name string) []string {
 // daemonSet is the one of a folder, and settings what its ConfigMaps hold, by their names without the hash.
 func daemonSet(t *testing.T, name string) (d appsv1.DaemonSet, settings map[string]corev1.ConfigMap) {
 	t.Helper()
+	return daemonSetAt(t, manifests+name)
+}
+
+func daemonSetAt(t *testing.T, name string) (d appsv1.DaemonSet, settings map[string]corev1.ConfigMap) {
+	t.Helper()
 	settings = map[string]corev1.ConfigMap{}
 	found := 0
-	for _, text := range render(t, name) {
+	for _, text := range renderAt(t, name) {
 		var meta struct{ Kind string }
 		if err := yaml.Unmarshal([]byte(text), &meta); err != nil {
 			t.Fatal(err)

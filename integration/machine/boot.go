@@ -195,7 +195,7 @@ func makeCgroups(name string) error {
 // no cgroups, and kubelet would look for the containers of these one by one.
 func clearCgroups(name string) error {
 	for _, dir := range hierarchies(name) {
-		err := harness.Until(10*time.Second, "the last boot's cgroups to be empty", func() bool {
+		err := harness.Until(time.Minute, "the last boot's cgroups to be empty", func() bool {
 			removeGroups(dir)
 			_, err := os.Stat(dir)
 			return os.IsNotExist(err)
@@ -236,7 +236,7 @@ func inherit(group, file string) error {
 // retryBusy calls mount until what the last boot held is let go of.
 func retryBusy(mount func() error) error {
 	var err error
-	_ = harness.Until(10*time.Second, "the last boot's mounts to go", func() bool {
+	_ = harness.Until(time.Minute, "the last boot's mounts to go", func() bool {
 		err = mount()
 		return !errors.Is(err, unix.EBUSY)
 	})

@@ -66,6 +66,9 @@ type File struct {
 	Link string
 }
 
+// patience is how long a machine may take to boot, to power off, and its kubelet to be well, where others use the computer as well.
+const patience = 3 * time.Minute
+
 // Machine is a node that runs.
 type Machine struct {
 	Options
@@ -142,7 +145,7 @@ func (m *Machine) Boot(ctx context.Context) error {
 		return err
 	}
 	state := ""
-	err := harness.Until(60*time.Second, "systemd to reach its target", func() bool {
+	err := harness.Until(patience, "systemd to reach its target", func() bool {
 		select {
 		case <-m.ended:
 			return true
@@ -165,7 +168,7 @@ func (m *Machine) Boot(ctx context.Context) error {
 
 // WaitKubelet waits until kubelet says that it is healthy.
 func (m *Machine) WaitKubelet(ctx context.Context) error {
-	return harness.Until(60*time.Second, "kubelet to be healthy", func() bool { return ctx.Err() != nil || m.KubeletHealthy(ctx) })
+	return harness.Until(patience, "kubelet to be healthy", func() bool { return ctx.Err() != nil || m.KubeletHealthy(ctx) })
 }
 
 // KubeletHealthy reports what kubelet's /healthz says now.
@@ -249,13 +252,13 @@ func (m *Machine) Off(crash bool) error {
 		s = syscall.SIGKILL
 	}
 	_ = m.process.Process.Signal(s) // one that has ended is seen next
-	timer := time.NewTimer(60 * time.Second)
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	var err error
 	select {
 	case <-m.ended:
 	case <-timer.C:
-		err = errors.New("the machine did not power off within a minute")
+		err = errors.New("the machine did not power off within " + patience.String())
 		_ = m.process.Process.Kill()
 		<-m.ended
 	}

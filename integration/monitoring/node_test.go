@@ -111,22 +111,37 @@ func startNode(t *testing.T) *node {
 		must(t, m.StaticPod(name, fmt.Sprintf(pod, name, registry.Addr+"/"+name+":1")))
 	}
 	n := &node{}
-	err = harness.Until(90*time.Second, "the node's metrics", func() bool {
+	var unmet []string
+	var lastError error
+	err = harness.Until(3*time.Minute, "the node's metrics", func() bool {
 		// One target a node: supervise has what the agent and sync show.
 		shown, err := scrape("http://127.0.0.1:9478/metrics", "127.0.0.1:9478")
 		if err != nil {
+			lastError = err
 			return false
 		}
 		n.shown, n.at = append(append(shown, ups("127.0.0.1:9478")...), clusterNodes()...), time.Now()
-		return n.value(`cosentry_decisions_total{action="pull",decision="deny"}`) > 0 &&
-			n.value(`cosentry_decisions_total{action="create",decision="allow"}`) > 0 &&
-			n.value(`cosentry_cluster_policies_state{state="good"}`) == 1 && n.value(`cosentry_host_installed`) == 1 &&
-			n.value(`cosentry_sandbox_image_allowed`) == 1 && n.value(`cosentry_host_sync_up`) == 1 && n.value(`cosentry_sync_up_to_date_timestamp_seconds`) > 0
+		unmet = n.unmet()
+		return len(unmet) == 0
 	})
 	if err != nil {
-		t.Fatalf("%v\n%s", err, n.text())
+		t.Fatalf("%v\nnot there: %s\nthe last error of a scrape: %v\n%s", err, strings.Join(unmet, ", "), lastError, n.text())
 	}
 	return n
+}
+
+// unmet are the series that a node at work shows, and this one does not yet.
+func (n *node) unmet() (missing []string) {
+	for _, s := range []string{
+		`cosentry_decisions_total{action="pull",decision="deny"}`, `cosentry_decisions_total{action="create",decision="allow"}`,
+		`cosentry_sync_up_to_date_timestamp_seconds`, // and what is 1 or 0:
+		`cosentry_cluster_policies_state{state="good"}`, `cosentry_host_installed`, `cosentry_sandbox_image_allowed`, `cosentry_host_sync_up`,
+	} {
+		if n.value(s) <= 0 {
+			missing = append(missing, s)
+		}
+	}
+	return missing
 }
 
 // run runs a command of cosentry on the machine until the test ends.
@@ -151,7 +166,7 @@ func run(t *testing.T, m *machine.Machine, args ...string) {
 func isExit(err error) bool { _, ok := err.(*exec.ExitError); return ok }
 
 func scrape(url, instance string) ([]series, error) {
-	client := http.Client{Timeout: 5 * time.Second}
+	client := http.Client{Timeout: 30 * time.Second} // supervise gives a page up long before
 	resp, err := client.Get(url)
 	if err != nil {
 		return nil, err

@@ -27,6 +27,8 @@ const (
 	theirs     = "unix://" + machine.RuntimeSocket
 	ours       = "unix://" + ourSocket
 	podTimeout = 90 * time.Second
+	// triedAgain is by when kubelet has tried an image again that it could not pull: it waits for five minutes at the most.
+	triedAgain = 6 * time.Minute
 )
 
 // site is a machine with a registry beside it, whose images a policy wants
@@ -169,10 +171,10 @@ func indent(text, by string) string {
 }
 
 // await waits until kubelet's own status of the pod fits.
-func (s *site) await(t testing.TB, pod, what string, fits func(*corev1.Pod) bool) *corev1.Pod {
+func (s *site) await(t testing.TB, within time.Duration, pod, what string, fits func(*corev1.Pod) bool) *corev1.Pod {
 	t.Helper()
 	var last *corev1.Pod
-	err := until(podTimeout, pod+" to be "+what, func() bool {
+	err := until(within, pod+" to be "+what, func() bool {
 		p, err := s.KubeletPod(t.Context(), pod)
 		if err != nil || p == nil {
 			return false
@@ -190,7 +192,12 @@ func (s *site) await(t testing.TB, pod, what string, fits func(*corev1.Pod) bool
 // wantRunning waits until every container of the pod runs and returns their IDs.
 func (s *site) wantRunning(t testing.TB, pod string) []corev1.ContainerStatus {
 	t.Helper()
-	p := s.await(t, pod, "running", func(p *corev1.Pod) bool {
+	return s.wantRunningWithin(t, pod, podTimeout)
+}
+
+func (s *site) wantRunningWithin(t testing.TB, pod string, limit time.Duration) []corev1.ContainerStatus {
+	t.Helper()
+	p := s.await(t, limit, pod, "running", func(p *corev1.Pod) bool {
 		for _, c := range p.Status.ContainerStatuses {
 			if c.State.Running == nil {
 				return false
@@ -206,7 +213,7 @@ func (s *site) wantRunning(t testing.TB, pod string) []corev1.ContainerStatus {
 func (s *site) wantRefused(t testing.TB, pod, container, reason, ours string, words ...string) {
 	t.Helper()
 	var waiting *corev1.ContainerStateWaiting
-	s.await(t, pod, "refused", func(p *corev1.Pod) bool {
+	s.await(t, podTimeout, pod, "refused", func(p *corev1.Pod) bool {
 		for _, c := range append(p.Status.InitContainerStatuses, p.Status.ContainerStatuses...) {
 			if c.Name == container && c.State.Running != nil {
 				t.Fatalf("%s/%s runs, want it to be refused", pod, container)

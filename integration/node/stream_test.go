@@ -55,17 +55,22 @@ func (s *site) stream(t *testing.T, prefix string, n int, restarts bool, disturb
 	s.remove(t, pods...)
 }
 
-// troubleLine is a line of kubelet's log that says that it could not reach its runtime.
-var troubleLine = regexp.MustCompile(`(?i)unavailable|connection refused|connection reset|no such file.*\.sock|transport|EOF|error reading from server|DeadlineExceeded`)
+// troubleLine is a line of kubelet's log that says that something could not be reached, and runtimeLine one about its runtime: about a
+// call, which names its code, about our socket, or about one on which nobody listens. kubelet asks others as well, and what it says of
+// them is not about us.
+var (
+	troubleLine = regexp.MustCompile(`(?i)unavailable|connection refused|connection reset|no such file.*\.sock|transport|EOF|error reading from server|DeadlineExceeded`)
+	runtimeLine = regexp.MustCompile(`(?i)rpc error: code =|/run/cosentry/|\.sock\b|connection refused|error reading from server`)
+)
 
-// trouble are kubelet's lines since the cursor that say so, but for those that
+// trouble are kubelet's lines since the cursor that say so of its runtime, but for those that
 // are allowed.
 func (s *site) trouble(t *testing.T, cursor string, allowed *regexp.Regexp) (lines, known []string) {
 	t.Helper()
 	text, err := s.Journal(t.Context(), "kubelet", cursor)
 	must(t, err)
 	for line := range strings.Lines(text) {
-		if !troubleLine.MatchString(line) {
+		if !troubleLine.MatchString(line) || !runtimeLine.MatchString(line) {
 			continue
 		}
 		if allowed != nil && allowed.MatchString(line) {
