@@ -69,7 +69,7 @@ func TestMemoryAtRest(t *testing.T) {
 	for range 3 {
 		w.wantRun(t, w.image("app:1"), "signed")
 	}
-	// In KiB; 40 MiB together, as docs/operations.md says. What is mapped from files are pages of the program, of which the kernel maps
+	// In KiB; 40 MiB together, as docs/performance.md says. What is mapped from files are pages of the program, of which the kernel maps
 	// more at a time where pages are larger.
 	const anonymous, mapped = 16 << 10, 24 << 10
 	var kib map[string]int
