@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cosentry/cosentry/agent/twin"
 )
@@ -206,12 +207,46 @@ func TestSilentConnectionsKeepNoProbeOut(t *testing.T) {
 	}
 	eventually(t, "there are more than there are places", func() bool { mu.Lock(); defer mu.Unlock(); return opened > 10*maxProbes })
 	for range 20 {
-		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}} // as by the manifest
 		resp, err := client.Get("http://" + probe + "/healthz")
 		if err != nil {
 			t.Fatalf("kubelet is kept out: %v", err)
 		}
 		resp.Body.Close()
+	}
+}
+
+// Readiness takes a moment to be known: who waits for it is not thrown out by those who come after him and are silent. One whose request
+// has a body that does not come is silent too.
+func TestProbeThatIsBeingAnsweredIsSpared(t *testing.T) {
+	asked, release := make(chan struct{}, 2), make(chan struct{})
+	slow := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked <- struct{}{}
+		<-release
+		_, _ = io.WriteString(w, "ok")
+	})
+	inner := listen(t)
+	server := probes(slow, slog.New(slog.DiscardHandler))
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(newCrowd(inner, 4)) }()
+	t.Cleanup(func() {
+		server.Close()
+		<-served
+	})
+	address := inner.Addr().String()
+	bodiless := connect(t, address, 1, "GET /readyz HTTP/1.1\r\nHost: n\r\nContent-Length: 100\r\n\r\n")[0]
+	<-asked
+	waiting := connect(t, address, 1, "GET /readyz HTTP/1.1\r\nHost: n\r\n\r\n")[0]
+	<-asked
+	for _, c := range connect(t, address, 8, "")[:5] { // as many as have to go
+		_, _ = io.Copy(io.Discard, c)
+	}
+	close(release)
+	if text, _ := io.ReadAll(waiting); !strings.HasPrefix(string(text), "HTTP/1.1 200 ") {
+		t.Errorf("who had asked got %q", text)
+	}
+	if text, _ := io.ReadAll(bodiless); len(text) > 0 {
+		t.Errorf("whose body did not come got %q", text)
 	}
 }
 
