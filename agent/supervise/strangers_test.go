@@ -83,6 +83,17 @@ func TestAgentWithoutAnAddressIsAskedAsWell(t *testing.T) {
 	}
 }
 
+// An agent that hangs takes nothing of sync's time.
+func TestSyncIsShownWhileTheAgentHangs(t *testing.T) {
+	_, address := twin.Start(t, "TestHelperForges", nil, "FORGED=cosentry_sync_broken 1\n")
+	from := hostAt(t, "")
+	from.Sync.Address = address
+	agentListens(t, from.Agent.Root)
+	if m := metricsOf(t, guarded, from); m["cosentry_host_sync_up"] != 1 || m["cosentry_sync_broken"] != 1 || m["cosentry_host_agent_up"] != 0 {
+		t.Errorf("%v", m)
+	}
+}
+
 // Who scrapes by annotations has one port a pod. sync's metrics come with supervise's, by the word of the user who may write what
 // the cluster says, and nobody else's.
 func TestSuperviseShowsSyncsMetrics(t *testing.T) {
