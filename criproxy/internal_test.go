@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -24,8 +25,11 @@ func TestRuntimeThatIsAwayIsTriedAgainWithinASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const away = 10 * time.Minute
 		begun := time.Now()
+		var mu sync.Mutex
 		tries := []time.Time{begun}
 		conn, err := dialRaw("unix:///run/runtime.sock", grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			tries = append(tries, time.Now())
 			return nil, syscall.ECONNREFUSED
 		}))
@@ -37,6 +41,8 @@ func TestRuntimeThatIsAwayIsTriedAgainWithinASecond(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), away)
 		defer cancel()
 		p.keepConnected(ctx)
+		mu.Lock()
+		defer mu.Unlock()
 		tries = append(tries, begun.Add(away))
 		for i, at := range tries[1:] {
 			if pause := at.Sub(tries[i]); pause >= time.Second {
