@@ -32,12 +32,7 @@ func tools(t *testing.T) harness.Tools {
 	return found
 }
 
-// render is what `kubectl kustomize` makes of a folder of deploy/, one object each.
-func render(t *testing.T, name string) []string {
-	t.Helper()
-	return renderAt(t, manifests+name)
-}
-
+// renderAt is what `kubectl kustomize` makes of a folder, one object each.
 func renderAt(t *testing.T, name string) []string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), tools(t).Path("kubectl"), "kustomize", name)
