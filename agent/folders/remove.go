@@ -161,7 +161,7 @@ func (r *remover) moveUp(ctx context.Context, dir *os.File, name string, trash *
 	if err == nil {
 		err = throw(dir, name, st, trash, r.rename)
 	}
-	if noRoom(err) && nested < maxNested {
+	if notMoved(err) && nested < maxNested {
 		return r.remove(ctx, dir, name, nested+1)
 	}
 	return r.counted(err)
@@ -177,6 +177,7 @@ func (r *remover) counted(err error) error {
 
 func notEmpty(err error) bool { return errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) }
 
-func noRoom(err error) bool {
-	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EMLINK)
+// notMoved says whether a folder has to be emptied where it is: there is no room, or it came with the image, which an overlay does not move.
+func notMoved(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EMLINK) || errors.Is(err, unix.EXDEV)
 }

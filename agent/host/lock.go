@@ -43,7 +43,9 @@ func (h *Host) lock(ctx context.Context) (unlock func(), err error) {
 		if there, err := h.tree.Exists(stateFile); err != nil || there {
 			return
 		}
-		// Nothing was begun: a host that was looked at and not taken is as it was.
+		// Nothing was begun: a host that was looked at and not taken is as it was, even if the look was stopped.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.o.Undo)
+		defer cancel()
 		_ = h.removeBut(ctx, InstallDir, keptDir)
 		for _, dir := range slices.Backward(made) {
 			_ = h.tree.RemoveEmpty(dir)

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/cosentry/cosentry/agent/host"
 )
 
@@ -162,6 +164,23 @@ func TestRefusedUpgradeIsNotTriedAgainAtOnce(t *testing.T) {
 	w.wantInstalled("v2")
 	if strings.Contains(w.read("/var/lib/cosentry/install/state.json"), `"refused"`) {
 		t.Error("what was refused is still known")
+	}
+}
+
+// TestStoppedWhileLookingLeavesNothing: not even a lock, and whoever stops it need not know what there is to remove.
+func TestStoppedWhileLookingLeavesNothing(t *testing.T) {
+	for name, do := range map[string]func(*host.Host, context.Context) error{
+		"install":   (*host.Host).Install,
+		"uninstall": func(h *host.Host, ctx context.Context) error { return h.Uninstall(ctx, false) },
+	} {
+		w := newWorld(t)
+		before := w.tree()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		err := do(w.host("v1"), ctx)
+		if diff := cmp.Diff(before, w.tree()); diff != "" {
+			t.Errorf("%s (%v): the host is not as it was (-before +after):\n%s", name, err, diff)
+		}
 	}
 }
 

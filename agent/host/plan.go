@@ -235,14 +235,16 @@ func (h *Host) planKubelet(ctx context.Context, s State, p *Plan) (err error) {
 		var untold error
 		err := wait(ctx, h.o.Reconnect, func(ctx context.Context) error {
 			untold = h.connected(ctx, f.Socket, f.KubeletUnit)
-			if errors.Is(untold, errBypassed) {
+			if errors.Is(untold, errBypassed) || ctx.Err() != nil { // a look that was cut off tells nothing new
 				return untold
 			}
 			return nil
 		})
 		switch {
-		case err != nil:
+		case errors.Is(err, errBypassed):
 			p.Restart = errBypassed.Error()
+		case err != nil:
+			p.Untold = err.Error()
 		case untold != nil:
 			p.Untold = untold.Error()
 		}

@@ -2,10 +2,12 @@ package host_test
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,6 +101,32 @@ func TestWhatCannotBeToldIsNotWell(t *testing.T) {
 	must(t, p.Print(&plan))
 	if !p.Nothing() || !strings.Contains(plan.String(), "warning: it cannot be told whether kubelet is connected") {
 		t.Errorf("the dry run says\n%s", &plan)
+	}
+}
+
+// cutOff is a host whose second look at kubelet's connections lasts until it is given up.
+type cutOff struct {
+	*world
+	looks atomic.Int32
+}
+
+func (c *cutOff) Connected(ctx context.Context, socket, unit string) (bool, error) {
+	if c.looks.Add(1) == 1 {
+		return c.world.Connected(ctx, socket, unit)
+	}
+	<-ctx.Done()
+	return false, ctx.Err()
+}
+
+// TestLookThatIsCutOffHidesNoBypass: that kubelet goes past the agent was seen, and the end of the time for another look changes nothing.
+func TestLookThatIsCutOffHidesNoBypass(t *testing.T) {
+	w := newWorld(t)
+	must(t, w.install("v1"))
+	w.told = "/run/containerd/containerd.sock"
+	p, err := w.host("v1", func(o *host.Options) { o.Proofs, o.Reconnect = &cutOff{world: w}, 300*time.Millisecond }).Plan(t.Context())
+	must(t, err)
+	if p.Restart == "" || p.Untold != "" {
+		t.Errorf("restart %q, untold %q", p.Restart, p.Untold)
 	}
 }
 

@@ -47,7 +47,7 @@ func TestSocketsOfPodsAreNotKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	socks, err := everywhere(t.Context(), "/proc", processes, f.orAt(path))
+	socks, err := everywhere(t.Context(), "/proc", processes, f)
 	if err != nil || len(socks) == 0 || len(socks) > 8 {
 		t.Errorf("%d sockets are kept, %v", len(socks), err)
 	}
@@ -56,7 +56,7 @@ func TestSocketsOfPodsAreNotKept(t *testing.T) {
 	}
 }
 
-// TestHelperHasManySockets is the pod. It gives them names of its own, too.
+// TestHelperHasManySockets is the pod.
 func TestHelperHasManySockets(t *testing.T) {
 	if os.Getenv("MANY_SOCKETS") == "" {
 		return
@@ -85,17 +85,18 @@ func TestHelperHasManySockets(t *testing.T) {
 	twin.Tell("there")
 }
 
-// Nor for those that it gives the name of the agent's: what is beyond the bound is told.
-func TestSocketsOfTheNameAreBounded(t *testing.T) {
-	listen(t)
-	full := make([]sock, maxSocks)
-	all, err := list(t.Context(), full, func(sock) bool { return true })
+// What is beyond the bound is told.
+func TestConnectionsAreBounded(t *testing.T) {
+	_, path := listen(t)
+	f, err := fileAt("", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := list(t.Context(), make([]sock, maxSocks), f)
 	if len(all) != maxSocks || !errors.Is(err, errTooMany) {
 		t.Errorf("%d sockets, %v", len(all), err)
 	}
-	_, path := listen(t)
-	f := file{inode: 1}
-	if _, _, err := ends(nil, f, path, errTooMany); err == nil || !strings.Contains(err.Error(), errTooMany.Error()) {
+	if _, _, err := ends(nil, path, errTooMany); err == nil || !strings.Contains(err.Error(), errTooMany.Error()) {
 		t.Errorf("%v", err)
 	}
 }

@@ -14,12 +14,10 @@ import (
 const (
 	sockDiagByFamily = 20
 
-	showName = 1 << 0
 	showVFS  = 1 << 1
 	showPeer = 1 << 2
 	showWait = 1 << 3
 
-	attrName = 0
 	attrVFS  = 1
 	attrPeer = 2
 	attrWait = 3
@@ -34,8 +32,7 @@ const (
 type sock struct {
 	inode  uint32 // of the socket itself, by which /proc/PID/fd names it
 	listen bool
-	name   string // the path that it, or the listening one it came of, was bound to
-	file   file   // of that path; zero if it has none
+	file   file   // of the path that it, or the listening one it came of, was bound to; zero if it has none
 	peer   uint32 // the inode of the socket at the other end
 	// waiting are the inodes of the clients of a listening socket that it has not yet accepted. The kernel lists no
 	// socket of the listener's for these.
@@ -45,16 +42,15 @@ type sock struct {
 // file is a socket's file, as the kernel numbers it.
 type file struct{ inode, device uint32 }
 
-// maxSocks bounds the sockets that are kept. A node's socket has some tens of connections; a pod can make a million sockets, and
-// give them any name.
+// maxSocks bounds the sockets that are kept. A node's socket has some tens of connections, and root alone can make more.
 const maxSocks = 1 << 16
 
 // errTooMany is for a namespace of which not all that is wanted was kept.
-var errTooMany = fmt.Errorf("more than %d sockets have the name of the one that is looked for", maxSocks)
+var errTooMany = fmt.Errorf("more than %d connections to the socket", maxSocks)
 
-// list adds to all what the kernel lists of the unix sockets in the network namespace in which the calling thread is, as far as it is
-// wanted.
-func list(ctx context.Context, all []sock, wanted func(sock) bool) ([]sock, error) {
+// list adds to all what the kernel lists of a file's unix sockets in the network namespace in which the calling thread is. A pod can
+// make a million others.
+func list(ctx context.Context, all []sock, f file) ([]sock, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return all, fmt.Errorf("asking for unix sockets: %w", err)
@@ -84,7 +80,7 @@ func list(ctx context.Context, all []sock, wanted func(sock) bool) ([]sock, erro
 			return all, fmt.Errorf("reading the list of unix sockets: %w", err)
 		}
 		for _, s := range some {
-			if !wanted(s) {
+			if s.file != f {
 				continue
 			}
 			if len(all) == maxSocks {
@@ -109,7 +105,7 @@ func request() []byte {
 	r := b[unix.SizeofNlMsghdr:]
 	r[0] = unix.AF_UNIX
 	h.PutUint32(r[4:], ^uint32(0)) // in every state
-	h.PutUint32(r[12:], showName|showVFS|showPeer|showWait)
+	h.PutUint32(r[12:], showVFS|showPeer|showWait)
 	return b
 }
 
@@ -157,8 +153,6 @@ func parse(b []byte) (s sock, err error) {
 		}
 		value := b[4:size]
 		switch kind := h.Uint16(b[2:]); {
-		case kind == attrName:
-			s.name = string(value)
 		case kind == attrVFS && len(value) >= 8:
 			s.file = file{h.Uint32(value), h.Uint32(value[4:])}
 		case kind == attrPeer && len(value) >= 4:

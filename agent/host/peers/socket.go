@@ -40,8 +40,7 @@ type Socket struct {
 // It needs root and, to see pods that have the socket mounted, the right to enter their network namespaces: the kernel
 // lists a connection where its client is.
 //
-// A socket is known by its file, so that one of the same path in a container is not taken for it. Where
-// the file has no listener, as with file systems that number their files twice, it is known by its path.
+// A socket is known by its file, so that one of the same path in a container is not taken for it.
 func Inspect(ctx context.Context, hostRoot, path string) (Socket, error) {
 	f, err := fileAt(hostRoot, path)
 	if err != nil {
@@ -52,11 +51,11 @@ func Inspect(ctx context.Context, hostRoot, path string) (Socket, error) {
 	if err != nil {
 		return Socket{}, err
 	}
-	socks, partial := everywhere(ctx, proc, processes, f.orAt(path))
+	socks, partial := everywhere(ctx, proc, processes, f)
 	if err := ctx.Err(); err != nil {
 		return Socket{}, fmt.Errorf("looking for who is connected to %s: %w", path, err)
 	}
-	listening, connected, err := ends(socks, f, path, partial)
+	listening, connected, err := ends(socks, path, partial)
 	if err != nil {
 		return Socket{}, err
 	}
@@ -81,11 +80,11 @@ func Connected(ctx context.Context, hostRoot, path string, is func(Process) bool
 		p, err := Look(proc, pid)
 		return err != nil || !is(p)
 	})
-	socks, partial := everywhere(ctx, proc, processes, f.orAt(path))
+	socks, partial := everywhere(ctx, proc, processes, f)
 	if err := errors.Join(partial, ctx.Err()); err != nil {
 		return false, fmt.Errorf("looking for who is connected to %s: %w", path, err)
 	}
-	_, connected, err := ends(socks, f, path, nil)
+	_, connected, err := ends(socks, path, nil)
 	if err != nil {
 		return false, err
 	}
@@ -97,28 +96,11 @@ func Connected(ctx context.Context, hostRoot, path string, is func(Process) bool
 	}), nil
 }
 
-// orAt is for sockets of the file, or of its path.
-func (f file) orAt(path string) func(sock) bool {
-	return func(s sock) bool { return s.file == f || filepath.Clean(s.name) == filepath.Clean(path) }
-}
-
-// ends are the inodes of the sockets that listen at f or, where none does, at path, and of the clients of those.
-func ends(socks []sock, f file, path string, partial error) (listening, connected map[uint32]bool, err error) {
-	its := func(s sock) bool { return s.file == f }
-	listens := func(s sock) bool { return s.listen && its(s) }
-	if !slices.ContainsFunc(socks, listens) {
-		its = func(s sock) bool { return filepath.Clean(s.name) == filepath.Clean(path) }
-		if !slices.ContainsFunc(socks, listens) {
-			if partial != nil {
-				return nil, nil, fmt.Errorf("looking for who is connected to %s: %w", path, partial)
-			}
-			return nil, nil, fmt.Errorf("nobody is listening on %s", path)
-		}
-	}
+// ends are the inodes of the sockets that listen, and of the clients of those.
+func ends(socks []sock, path string, partial error) (listening, connected map[uint32]bool, err error) {
 	listening, connected = map[uint32]bool{}, map[uint32]bool{}
 	for _, s := range socks {
 		switch {
-		case !its(s):
 		case s.listen:
 			listening[s.inode] = true
 			for _, inode := range s.waiting {
@@ -129,7 +111,13 @@ func ends(socks []sock, f file, path string, partial error) (listening, connecte
 		}
 	}
 	delete(connected, 0)
-	return listening, connected, nil
+	switch {
+	case len(listening) > 0:
+		return listening, connected, nil
+	case partial != nil:
+		return nil, nil, fmt.Errorf("looking for who is connected to %s: %w", path, partial)
+	}
+	return nil, nil, fmt.Errorf("nobody is listening on %s", path)
 }
 
 // hold finds the processes that have the sockets of given inodes.
@@ -233,15 +221,15 @@ func numbers(proc string) ([]int, error) {
 	return all, nil
 }
 
-// everywhere lists the unix sockets that are wanted, of every network namespace in which one of the processes is.
-func everywhere(ctx context.Context, proc string, processes []int, wanted func(sock) bool) ([]sock, error) {
+// everywhere lists the unix sockets of a file, of every network namespace in which one of the processes is.
+func everywhere(ctx context.Context, proc string, processes []int, f file) ([]sock, error) {
 	type answer struct {
 		socks []sock
 		err   error
 	}
 	answers := make(chan answer, 1)
 	go aside(func() {
-		socks, err := roam(ctx, proc, processes, wanted)
+		socks, err := roam(ctx, proc, processes, f)
 		answers <- answer{socks, err}
 	})
 	a := <-answers
@@ -267,8 +255,8 @@ func aside(f func()) {
 }
 
 // roam takes the calling thread through the network namespaces, its own first.
-func roam(ctx context.Context, proc string, processes []int, wanted func(sock) bool) ([]sock, error) {
-	all, failed := list(ctx, nil, wanted)
+func roam(ctx context.Context, proc string, processes []int, f file) ([]sock, error) {
+	all, failed := list(ctx, nil, f)
 	here, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
 		return all, errors.Join(failed, fmt.Errorf("looking at network namespaces: %w", err))
@@ -282,7 +270,7 @@ func roam(ctx context.Context, proc string, processes []int, wanted func(sock) b
 			continue // it has ended, or is the kernel's own
 		}
 		seen[name] = true
-		more, err := visit(ctx, path, all, wanted)
+		more, err := visit(ctx, path, all, f)
 		if errors.Is(err, os.ErrNotExist) {
 			delete(seen, name) // it has ended; another may be in there
 			continue
@@ -299,7 +287,7 @@ func roam(ctx context.Context, proc string, processes []int, wanted func(sock) b
 }
 
 // visit adds the sockets of a namespace to all.
-func visit(ctx context.Context, path string, all []sock, wanted func(sock) bool) ([]sock, error) {
+func visit(ctx context.Context, path string, all []sock, f file) ([]sock, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return all, &os.PathError{Op: "open", Path: path, Err: err}
@@ -308,5 +296,5 @@ func visit(ctx context.Context, path string, all []sock, wanted func(sock) bool)
 	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
 		return all, fmt.Errorf("entering the network namespace of %s: %w", path, err)
 	}
-	return list(ctx, all, wanted)
+	return list(ctx, all, f)
 }
