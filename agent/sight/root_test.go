@@ -141,6 +141,26 @@ func TestSocketOfAKilledAgentIsReplaced(t *testing.T) {
 	}
 }
 
+// A socket that was removed while the agent runs is made anew, or root could not ask the agent until it is restarted.
+func TestSocketThatWasRemovedIsMadeAnew(t *testing.T) {
+	socket := filepath.Join(shortDir(t), "agent.sock")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- serveSocket(ctx, socket, nothing, slog.New(slog.DiscardHandler), time.Millisecond) }()
+	answers := func() bool { _, err := Agent{socket}.Status(t.Context()); return err == nil }
+	eventually(t, "it answers", answers)
+	for range 3 {
+		if err := os.Remove(socket); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it answers again", answers)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // What is no socket of an agent's stays as it is, wherever it leads.
 func TestNothingElseIsReplacedByTheSocket(t *testing.T) {
 	for name, put := range map[string]func(at, other string) error{

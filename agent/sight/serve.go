@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cosentry/cosentry/criproxy"
@@ -40,9 +42,68 @@ func Serve(ctx context.Context, address string, s Sources, log *slog.Logger) err
 
 // ServeRoot answers on a unix socket that root alone can connect to, until ctx ends. Its 32 connections are its own: whoever fills
 // an address of the network takes none of them. What a killed agent left there is replaced, and a link is not followed. In a folder that
-// is not there, or not to be written to, it is tried again.
+// is not there, or not to be written to, it is tried again, and a socket that was removed is made anew.
 func ServeRoot(ctx context.Context, socket string, s Sources, log *slog.Logger) error {
-	return serve(ctx, door{socket, func() (net.Listener, error) { return criproxy.ListenOwn(socket) }}, s, log, bindAgain)
+	return serveSocket(ctx, socket, s, log, bindAgain)
+}
+
+func serveSocket(ctx context.Context, socket string, s Sources, log *slog.Logger, again time.Duration) error {
+	open := func() (net.Listener, error) {
+		l, err := criproxy.ListenOwn(socket)
+		if err != nil {
+			return nil, err
+		}
+		return whileThere(ctx, l, socket, again)
+	}
+	return serve(ctx, door{socket, open}, s, log, again)
+}
+
+// whileThere has a listener closed once its file is no more at path: nobody can reach it.
+func whileThere(ctx context.Context, l net.Listener, path string, every time.Duration) (net.Listener, error) {
+	own, err := os.Lstat(path)
+	if err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	w := &watched{Listener: l, stop: stop}
+	go func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if now, err := os.Lstat(path); err != nil || !os.SameFile(own, now) {
+				w.lost.Store(true)
+				_ = l.Close()
+				return
+			}
+		}
+	}()
+	return w, nil
+}
+
+// watched is a listener whose watch ends with it.
+type watched struct {
+	net.Listener
+	stop func()
+	lost atomic.Bool
+}
+
+func (l *watched) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil && l.lost.Load() {
+		return nil, errors.New("the socket's file was removed")
+	}
+	return c, err
+}
+
+func (l *watched) Close() error {
+	l.stop()
+	return l.Listener.Close()
 }
 
 func serve(ctx context.Context, at door, s Sources, log *slog.Logger, again time.Duration) error {
