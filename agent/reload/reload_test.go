@@ -55,6 +55,13 @@ func (v *verifier) PoliciesBroken() {
 	v.broken++
 }
 
+// refuses is why every gated call is refused; nil: it is judged.
+func (v *verifier) refuses() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.unusable
+}
+
 func (v *verifier) names() string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -121,7 +128,7 @@ func TestBrokenAtStartTakesPermissionAway(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, "a.yaml", "kind: Nonsense\n")
 	p, v, _ := start(t, dir)
-	if v.unusable == nil {
+	if v.refuses() == nil {
 		t.Fatal("the verifier was not told that it has no policies")
 	}
 	if s := p.State(); s.Revision != "" || !strings.Contains(s.Broken, "a.yaml") {
@@ -135,7 +142,7 @@ func TestBrokenAtStartTakesPermissionAway(t *testing.T) {
 func TestMissingFolderIsBroken(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "policies")
 	_, v, again := start(t, dir)
-	if v.unusable == nil {
+	if v.refuses() == nil {
 		t.Fatal("a missing folder was taken for an empty one")
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -152,8 +159,8 @@ func TestBrokenLaterKeepsTheLastGoodSet(t *testing.T) {
 	p, v, _ := start(t, dir)
 	put(t, dir, "b.yaml", "kind: [\n")
 	eventually(t, "the fault is seen", func() bool { return p.State().Broken != "" })
-	if v.names() != "good" || v.unusable != nil {
-		t.Errorf("in force: %s, unusable: %v", v.names(), v.unusable)
+	if v.names() != "good" || v.refuses() != nil {
+		t.Errorf("in force: %s, unusable: %v", v.names(), v.refuses())
 	}
 	if s := p.State(); s.Revision == "" || s.Count != 1 {
 		t.Errorf("state %+v", s)
