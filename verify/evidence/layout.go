@@ -220,7 +220,11 @@ func (f *folder) read(name string, bound limits.Bound) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%w: %s is not a regular file", ErrMismatch, name)
 	}
 	return f.budget.readAll(file, bound)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -34,7 +35,8 @@ const (
 // nothing, and tries again by itself: what it is for is not worth a restart of the agent.
 //
 // A disk that hangs (a frozen file system, a server that is gone) hangs the one goroutine that writes, a few that read,
-// and nobody else: no lock is held over a system call. What is to be kept waits in memory, and is recalled from there;
+// and nobody else: no lock is held over a system call, and who reads writes nothing, because a file system that is frozen
+// still can be read. What is to be kept waits in memory, and is recalled from there;
 // beyond a bound it is not kept. A slow disk delays nobody's start: stock is taken of the folder by the one that writes,
 // which falls to removing entries only when it knows them all.
 type Store struct {
@@ -61,12 +63,13 @@ type Store struct {
 	// stored is the size of all that are kept; until stock was taken, that of early ones, which were written meanwhile.
 	stored int64
 	early  int
-	fallen []string // to be removed
+	fallen map[string]bool      // to be removed
+	marks  map[string]time.Time // when entries were used, of which the disk is still to be told
 	// abandoned is how many readers nobody waits for any more.
 	abandoned int
 	dropped   uint64
 
-	opening, lagging, keeping, reading, recalling, removing trouble
+	opening, lagging, keeping, reading, unreadable, recalling, removing trouble
 }
 
 // entry is what is known of a folder. Each time that it is written is another entry.
@@ -80,6 +83,8 @@ type disk struct {
 	measure func(dir string) (used time.Time, size int64, err error)
 	save    func(e *Evidence, dir string) error
 	read    func(dir string) (*Evidence, error)
+	mark    func(dir string, used time.Time) error
+	remove  func(dir string) error
 }
 
 // OpenStore opens the store in dir, which is made if need be, for at most size images. It does not wait for the disk.
@@ -100,14 +105,16 @@ func newStore(dir string, size int, log *slog.Logger, now func() time.Time) (*St
 	}
 	s := &Store{
 		dir: dir, log: log, now: now, size: size, maxStored: maxStored,
-		disk:    disk{measure: onDisk, save: (*Evidence).Save, read: Saved},
+		disk:    disk{measure: onDisk, save: (*Evidence).Save, read: Saved, mark: markUsed, remove: os.RemoveAll},
 		wake:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
 		readers: make(chan struct{}, maxReaders),
 		queue:   queue{waiting: map[string]*Evidence{}},
+		fallen:  map[string]bool{},
+		marks:   map[string]time.Time{},
 	}
-	for _, t := range []*trouble{&s.opening, &s.lagging, &s.keeping, &s.reading, &s.recalling, &s.removing} {
+	for _, t := range []*trouble{&s.opening, &s.lagging, &s.keeping, &s.reading, &s.unreadable, &s.recalling, &s.removing} {
 		t.now = now
 	}
 	if err := s.forget(); err != nil {

@@ -187,11 +187,25 @@ func TestAnEntryThatIsWrittenAnewWhileItIsRead(t *testing.T) {
 
 // An entry that fell out, and was written again before it was removed, stays.
 func TestAnEntryThatWasWrittenAgainIsNotRemoved(t *testing.T) {
-	s := openStore(t, t.TempDir(), 4)
-	keepNow(s, kept(1))
-	s.fallen = append(s.fallen, entryName(kept(1).question()), entryName(kept(2).question()))
-	s.work()
-	onlyOnDisk(t, s.dir, 1)
+	for name, next := range map[string]func(s *Store) error{
+		"while what there is is known": func(*Store) error { return nil },
+		"before stock is taken again":  func(s *Store) error { s.tried = time.Time{}; return s.forget() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := folderWith(t, 1)
+			s := openStore(t, dir, 4)
+			s.fallen[entryName(kept(0).question())] = true
+			s.Keep(kept(0))
+			if !s.writeOne(s.next()) {
+				t.Fatal("not written")
+			}
+			if err := next(s); err != nil {
+				t.Fatal(err)
+			}
+			s.work()
+			onlyOnDisk(t, dir, 0)
+		})
+	}
 }
 
 // A panic on a goroutine of the store's would end the agent.
@@ -200,12 +214,11 @@ func TestAPanicInTheStoreIsAnError(t *testing.T) {
 	s := unopened(t, dir, 4, log.logger())
 	s.disk.save = func(*Evidence, string) error { panic("secret") }
 	s.disk.read = func(string) (*Evidence, error) { panic("secret") }
-	running(t, s)
 	s.Keep(kept(1))
 	if recalled(s, kept(0)) {
 		t.Error("recalled")
 	}
-	closed(t, s)
+	s.work()
 	onlyOnDisk(t, dir)
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 0 {

@@ -204,6 +204,7 @@ func TestWhatWasNotUsedForLongestIsRemoved(t *testing.T) {
 	if !recalled(s, kept(1)) {
 		t.Fatal("not recalled")
 	}
+	s.work()
 	keepNow(openStore(t, s.dir, 2), kept(4))
 	onlyOnDisk(t, s.dir, 1, 4)
 }

@@ -121,7 +121,8 @@ func (s *Store) recallAny(all []Question) *Evidence {
 	return nil
 }
 
-// recall reads one entry, and drops it if it cannot be used. Evidence is verified anew at each use, so it may be read
+// recall reads one entry, and drops it if its content cannot be used. An error of the disk, or of a process without file
+// descriptors, says nothing about the content: evidence would be lost that is as good as ever. Evidence is verified anew at each use, so it may be read
 // before stock was taken.
 func (s *Store) recall(q Question) *Evidence {
 	name := entryName(q)
@@ -139,8 +140,13 @@ func (s *Store) recall(q Question) *Evidence {
 		e, err := s.readEntry(path, q)
 		if err == nil {
 			s.report(&s.recalling, nil, unusable, "repository", escape(q.Repository), "digest", q.Digest)
-			s.used(name, path)
+			s.report(&s.unreadable, nil, unread, "repository", escape(q.Repository), "digest", q.Digest)
+			s.used(name)
 			return e
+		}
+		if !aboutContent(err) {
+			s.report(&s.unreadable, err, unread, "repository", escape(q.Repository), "digest", q.Digest)
+			return nil
 		}
 		if s.drop(name, before) {
 			s.report(&s.recalling, err, unusable, "repository", escape(q.Repository), "digest", q.Digest)
@@ -150,7 +156,15 @@ func (s *Store) recall(q Question) *Evidence {
 	return nil
 }
 
-const unusable = "kept evidence cannot be used and is dropped"
+const (
+	unusable = "kept evidence cannot be used and is dropped"
+	unread   = "kept evidence could not be read"
+)
+
+// aboutContent says whether an error of reading an entry is one that the same files have each time.
+func aboutContent(err error) bool {
+	return errors.Is(err, ErrMismatch) || errors.Is(err, ErrNotFound) || errors.Is(err, rescue.ErrPanicked) || isExceeded(err)
+}
 
 // look gives what is to be written to an entry, or else what is known of it and whether it may be there.
 func (s *Store) look(name string) (waiting *Evidence, e *entry, there bool) {
@@ -172,8 +186,8 @@ func (s *Store) readEntry(path string, q Question) (e *Evidence, err error) {
 	return e, err
 }
 
-// used notes that an entry was of use, here and for the next start.
-func (s *Store) used(name, path string) {
+// used notes that an entry was of use, here and, by the one who writes, for the next start.
+func (s *Store) used(name string) {
 	now := time.Now()
 	s.mu.Lock()
 	if s.stock == nil {
@@ -181,10 +195,9 @@ func (s *Store) used(name, path string) {
 	} else if e := s.stock[name]; e != nil {
 		e.used = now
 	}
+	s.marks[name] = now // one for each entry that there is
 	s.mu.Unlock()
-	if err := os.Chtimes(path, now, now); err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.log.Debug("marking kept evidence as used", "error", err)
-	}
+	s.poke()
 }
 
 // drop has an entry removed, and says whether that was the one that is meant by before: not one that was written since.
@@ -198,7 +211,7 @@ func (s *Store) drop(name string, before *entry) bool {
 		s.kept.Remove(name) // and so it falls
 	} else {
 		delete(s.stock, name)
-		s.fallen = append(s.fallen, name)
+		s.fallen[name] = true
 	}
 	s.poke()
 	return true

@@ -23,6 +23,10 @@ const openAgain = time.Minute
 // unfinished begins the names of folders that are being written.
 const unfinished = ".new-"
 
+// removedPerWrite is how many entries are removed after each that is written, if as many fell. Most writes have one fall; a
+// disk that has always something to write catches up.
+const removedPerWrite = 4
+
 var (
 	errGone      = errors.New("the folder went away")
 	errUncounted = errors.New("what is in the folder is still being counted, and there may be no room")
@@ -126,9 +130,10 @@ func (s *Store) list() (names []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range names {
-		if !slices.Contains(s.fallen, name) { // which a reader found to be of no use
-			s.stock[name] = &entry{}
-		}
+		s.stock[name] = &entry{}
+	}
+	for name := range s.fallen { // of no use, as a reader found, or not removed yet
+		delete(s.stock, name)
 	}
 	return names, nil
 }
@@ -141,8 +146,9 @@ func (s *Store) measure(name string) {
 	e := s.stock[name]
 	switch {
 	case e == nil:
-	case err != nil:
+	case errors.Is(err, os.ErrNotExist):
 		delete(s.stock, name)
+	case err != nil: // that is the disk's, and the entry may be as good as ever
 	default:
 		e.size = size
 		if used.After(e.used) { // it may have been used since
@@ -191,7 +197,7 @@ func (s *Store) forget() (err error) {
 	s.stock, s.stored, s.early = map[string]*entry{}, 0, 0
 	s.kept, err = lru.NewWithEvict(s.size, func(name string, e *entry) {
 		s.stored -= e.size
-		s.fallen = append(s.fallen, name)
+		s.fallen[name] = true
 	})
 	return err
 }
@@ -199,6 +205,7 @@ func (s *Store) forget() (err error) {
 // add takes an entry among those that are kept, and drops the ones that were not used for the longest time until all
 // of them fit. mu is held.
 func (s *Store) add(name string, e *entry) {
+	delete(s.fallen, name) // that was another entry
 	s.stored += e.size
 	if s.stock != nil {
 		s.stock[name] = e
@@ -223,32 +230,46 @@ func (s *Store) known(name string) *entry {
 	return e
 }
 
-// write writes and removes whatever is due, and says whether the folder is still there.
+// write does whatever is due, and says whether the folder is still there. Evidence that waits goes first, and before each
+// thing that loses nothing by waiting it looks whether there is more: a store that was made smaller has thousands to remove.
 func (s *Store) write() bool {
 	for {
-		s.sweep()
-		s.mu.Lock()
-		e := s.queue.take()
-		s.mu.Unlock()
-		if e == nil {
+		e := s.next()
+		switch {
+		case e != nil:
+			if !s.writeOne(e) {
+				return false // it is made again when it is time
+			}
+			for range removedPerWrite {
+				s.removeOne()
+			}
+		case !s.markOne() && !s.removeOne():
 			return true
 		}
-		err := rescue.Do(s.log, "keeping evidence", func() error { return s.keep(e) })
-		gone := errors.Is(err, os.ErrNotExist)
-		if gone {
-			_ = s.forget() // its size was good before
-		}
-		s.report(&s.keeping, err, "evidence could not be kept on disk", "repository", escape(e.Repository), "digest", e.Digest)
-		s.mu.Lock()
-		empty, dropped := s.queue.written(), s.dropped
-		s.mu.Unlock()
-		if empty {
-			s.report(&s.lagging, nil, lagging, "folder", s.dir, "dropped", dropped)
-		}
-		if gone {
-			return false // it is made again when it is time
-		}
 	}
+}
+
+func (s *Store) next() *Evidence {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queue.take()
+}
+
+// writeOne writes what was taken from the queue, and says whether the folder is still there.
+func (s *Store) writeOne(e *Evidence) bool {
+	err := rescue.Do(s.log, "keeping evidence", func() error { return s.keep(e) })
+	gone := errors.Is(err, os.ErrNotExist)
+	if gone {
+		_ = s.forget() // its size was good before
+	}
+	s.report(&s.keeping, err, "evidence could not be kept on disk", "repository", escape(e.Repository), "digest", e.Digest)
+	s.mu.Lock()
+	empty, dropped := s.queue.written(), s.dropped
+	s.mu.Unlock()
+	if empty {
+		s.report(&s.lagging, nil, lagging, "folder", s.dir, "dropped", dropped)
+	}
+	return !gone
 }
 
 func (s *Store) keep(e *Evidence) error {
@@ -279,6 +300,7 @@ func (s *Store) keep(e *Evidence) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.add(name, &entry{size: size, used: time.Now()})
+	delete(s.marks, name) // which would make it older than it is
 	return nil
 }
 
@@ -293,27 +315,62 @@ func (s *Store) room(e *Evidence) error {
 	return nil
 }
 
-// sweep removes entries that fell out. One that was written again since is another.
-func (s *Store) sweep() {
-	s.mu.Lock()
-	fallen := s.fallen
-	s.fallen = nil
-	s.mu.Unlock()
-	for _, name := range fallen {
-		s.mu.Lock()
-		again := s.known(name) != nil
-		s.mu.Unlock()
-		if !again {
-			s.remove(name)
-		}
+// markOne has the disk know the last use of one entry, for the next start, and says whether there was one to mark. At the
+// end there is none: the time is for what would be lost.
+func (s *Store) markOne() bool {
+	name, used, ok := s.nextMark()
+	if !ok {
+		return false
 	}
+	if err := s.disk.mark(filepath.Join(s.dir, name), used); err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.log.Debug("marking kept evidence as used", "error", err)
+	}
+	return true
+}
+
+func (s *Store) nextMark() (name string, used time.Time, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return "", time.Time{}, false
+	}
+	for name, used = range s.marks {
+		delete(s.marks, name)
+		return name, used, true
+	}
+	return "", time.Time{}, false
+}
+
+// removeOne removes one entry that fell out, and says whether there was one. At the end there is none: what is left falls
+// again at the next start.
+func (s *Store) removeOne() bool {
+	name, ok := s.nextFallen()
+	if ok {
+		s.remove(name)
+	}
+	return ok
+}
+
+func (s *Store) nextFallen() (name string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return "", false
+	}
+	for name = range s.fallen {
+		delete(s.fallen, name)
+		return name, true
+	}
+	return "", false
 }
 
 // remove deletes an entry's folder.
 func (s *Store) remove(name string) {
-	err := os.RemoveAll(filepath.Join(s.dir, name))
+	err := s.disk.remove(filepath.Join(s.dir, name))
 	if err != nil {
 		err = fmt.Errorf("removing %s: %w", escape(name), err)
 	}
 	s.report(&s.removing, err, "kept evidence could not be removed")
 }
+
+func markUsed(dir string, used time.Time) error { return os.Chtimes(dir, used, used) }

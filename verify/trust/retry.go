@@ -62,7 +62,10 @@ func (it *item) pause(now time.Time) time.Duration {
 	case it.err != nil:
 		d = jitter(retryAfter(it.failures, firstKept, lastKept))
 	case it.disk != "":
-		d = jitter(lastKept) // perhaps it can be kept then
+		// Perhaps it can be kept then. What is fetched more often than that still is.
+		if d = jitter(lastKept); it.every > 0 {
+			d = jitter(min(it.every, lastKept))
+		}
 	}
 	if r := it.root(); r != nil && !r.Expires.IsZero() {
 		if left := r.Expires.Add(-nearEnd).Sub(now); left < d {
