@@ -92,9 +92,10 @@ func TestADiskThatHangsOnWritesHoldsNobody(t *testing.T) {
 
 // A pod whose registry is away and whose evidence cannot be read is told so in time, and the next one at once.
 func TestADiskThatHangsOnReadsHoldsAFew(t *testing.T) {
-	dir, disk, log := folderWith(t, 2), newStuck(), &lines{}
+	dir, disk, writes, log := folderWith(t, 2), newStuck(), newStuck(), &lines{}
 	s := unopened(t, dir, 4, log.logger())
 	s.disk.read = func(dir string) (*Evidence, error) { disk.hang(); return Saved(dir) }
+	s.disk.save = func(e *Evidence, dir string) error { writes.hang(); return e.Save(dir) }
 	running(t, s)
 	for range maxReaders {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -109,10 +110,12 @@ func TestADiskThatHangsOnReadsHoldsAFew(t *testing.T) {
 	if recalled(s, kept(1)) { // waits for nobody: its context has no end
 		t.Error("recalled from a disk that hangs")
 	}
-	s.Keep(kept(2)) // writes do not hang
+	s.Keep(kept(2))
+	<-writes.entered
 	if !recalled(s, kept(2)) {
-		t.Error("what was kept just now is not recalled")
+		t.Error("what is still to be written is not recalled")
 	}
+	close(writes.letGo)
 	if got := log.since(); len(got) != 1 || !strings.Contains(got[0], "could not be read in time") {
 		t.Errorf("%d lines, want one: %q", len(got), got)
 	}
